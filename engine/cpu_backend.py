@@ -1,0 +1,223 @@
+"""The cpu backend: binds a program to memory as a table of numbers and lets compiled code walk it."""
+
+import numpy as np
+
+from hotloop.kernels import _context, _jit, walk
+from hotloop.kernels._target import host
+
+from . import team
+from .program import Block, Buffer, External, Instruction, Layout
+from .run import Outcome
+
+_SECOND_LEVEL = 256 * 1024  # bytes of activations that a block of rows may take, to stay in the core's own cache
+_LEAST_ROWS = 48
+_WORK_PER_WORKER = 1.5e6  # floating-point operations of a step that make one more worker pay
+
+
+def layout(dtype):
+    """The layout that this host's kernels work on."""
+    bound = host().bindings(dtype)
+    return Layout(np.dtype(dtype), bound["LANES"], bound["PANEL"], bound["TILE"])
+
+
+class CpuBackend:
+    """Executes programs of one network with compiled kernels, over one arena.
+
+    All programs given to one backend must come from one graph of parameters: their parameters lie at the same place.
+    """
+
+    def __init__(self, dtype, threads=None):
+        self.dtype = np.dtype(dtype)
+        self.threads = threads
+        self.arena = _aligned_zeros(0)
+        self._fixed = 0
+        self._bound = {}
+
+    def prepare(self, program, capacity):
+        """Make room for `program` at `capacity` rows a batch, and compile or load its kernels."""
+        _, size = program.place(capacity)
+        fixed = max(self._fixed, program.fixed_bytes())
+        if size > self.arena.nbytes or fixed > self._fixed:
+            arena = _aligned_zeros(max(size, self.arena.nbytes))
+            arena[: self._fixed] = self.arena[: self._fixed]
+            self.arena, self._fixed, self._bound = arena, fixed, {}
+        known = self._bound.get(program)
+        if known is None or known.capacity < capacity:
+            self._bound[program] = _Bound(program, self.arena, capacity, self.dtype)
+
+    def read(self, program, region, name):
+        """A copy of one parameter, of one optimizer state of it, or of its gradient, in torch's shape."""
+        block, panels = self._panels(program, region, name)
+        if name == block.bias:
+            return panels[:, block.inputs, :].reshape(-1)[: block.outputs].copy()
+        columns = panels[:, : block.inputs, :].transpose(0, 2, 1).reshape(-1, block.inputs)
+        return np.ascontiguousarray(columns[: block.outputs])
+
+    def write(self, program, region, name, value):
+        """Overwrite one parameter or optimizer state, given in torch's shape."""
+        block, panels = self._panels(program, region, name)
+        count, _, width = panels.shape
+        if name == block.bias:
+            padded = np.zeros(count * width, self.dtype)
+            padded[: block.outputs] = value
+            panels[:, block.inputs, :] = padded.reshape(count, width)
+        else:
+            padded = np.zeros((count * width, block.inputs), self.dtype)
+            padded[: block.outputs] = value
+            panels[:, : block.inputs, :] = padded.reshape(count, width, block.inputs).transpose(0, 2, 1)
+
+    def _panels(self, program, region, name):
+        block = next(block for block in program.blocks if name in (block.weight, block.bias))
+        first = _region(program, region) * program.elements + block.first
+        size = program.layout.block(block.inputs, block.outputs)
+        numbers = self.arena[: program.fixed_bytes()].view(self.dtype)[first : first + size]
+        return block, numbers.reshape(-1, block.inputs + 1, program.layout.panel)
+
+    def run(self, program, arrays, *, steps, start, rows, batch, update=1, strict=True):
+        """Run `steps` steps; batches follow each other from row `start` of `rows`, wrapping to 0 at the end.
+
+        `arrays` are the program's external arrays by name: C-contiguous, of the backend's dtype, int64 for labels and
+        order, checked by the caller. `update` numbers the first update, from 1. `strict` ends the run at a loss that is
+        not finite.
+        """
+        return self._bound[program].run(arrays, steps, start, rows, batch, update, strict, self.threads)
+
+
+class _Bound:
+    """A program's table in memory: addresses for operands, phases, one context a worker."""
+
+    def __init__(self, program, arena, capacity, dtype):
+        self.program, self.arena, self.capacity, self.dtype = program, arena, capacity, dtype
+        self.places, _ = program.place(capacity)
+        chained = [value for instruction in program.instructions for value in instruction.operands.values()
+                   if isinstance(value, Instruction)]
+        self.rows = program.instructions + chained
+        kernels = [_jit.operands(instruction.kernel) for instruction in self.rows]
+        self.width = _jit.HEADER + max(map(len, kernels), default=0)
+        self.table = np.zeros((len(self.rows), self.width), np.int64)
+        self.late = []  # (row, cell, name): what changes from run to run
+        before = {}
+        for number, (instruction, operands) in enumerate(zip(self.rows, kernels, strict=True)):
+            row = self.table[number]
+            row[0] = _jit.address(instruction.kernel, dtype)
+            row[1:4] = instruction.units, instruction.cost, before.get(instruction.phase, 0)
+            before[instruction.phase] = before.get(instruction.phase, 0) + instruction.units * instruction.cost
+            for cell, name in enumerate(operands, _jit.HEADER):
+                row[cell] = self._value(instruction, name, number, cell)
+        self.phases = self._phases(before.get("units", 0))
+        self.walk = _jit.caller(walk.walk, np.float32)
+        self.contexts = _aligned_zeros(0)
+        self.workers = 0
+        self.shared = _aligned_zeros(walk.SHARED * 8).view(np.int64)
+        row_bytes = sum(buffer.row * buffer.itemsize for buffer in program.buffers)
+        tile = program.layout.tile
+        self.block = max(_SECOND_LEVEL // max(row_bytes, 1), _LEAST_ROWS) // tile * tile
+
+    def _value(self, instruction, name, number, cell):
+        """What cell `cell` of the row holds for the operand `name`."""
+        operands, program = instruction.operands, self.program
+        if name not in operands:
+            base, _, part = name.rpartition("_")
+            if base in operands and part in ("row", "cols", "width"):
+                return getattr(operands[base], part, 0)
+            self.late.append((number, cell, name))
+            return 0
+        value = operands[name]
+        if isinstance(value, Buffer):
+            return self.arena.ctypes.data + self.places[value]
+        if isinstance(value, Block):
+            return self.arena.ctypes.data + value.first * self.dtype.itemsize
+        if isinstance(value, str):
+            return self.arena.ctypes.data + _region(program, value) * program.elements * self.dtype.itemsize
+        if isinstance(value, External):
+            self.late.append((number, cell, value))
+            return 0
+        if isinstance(value, Instruction):
+            return self.table[self.rows.index(value)].ctypes.data
+        if isinstance(value, float):
+            return np.float64(value).view(np.int64)
+        return value or 0
+
+    def _phases(self, total):
+        kinds = {"rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
+        names = [instruction.phase for instruction in self.program.instructions]
+        phases = [(kinds[name], self.table[names.index(name)].ctypes.data, names.count(name),
+                   total if name == "units" else 0) for name in kinds if name in names]
+        return np.array(phases, np.int64)
+
+    def run(self, arrays, steps, start, rows, batch, update, strict, threads):
+        for number, cell, name in self.late:
+            if isinstance(name, External):
+                array = arrays.get(name.name)
+                self.table[number, cell] = 0 if array is None else array.ctypes.data
+            else:
+                value = self.program.settings[name]
+                self.table[number, cell] = (np.float64(value).view(np.int64) if isinstance(value, float) else value)
+        workers = self._workers(threads, min(batch, rows))
+        self._make_contexts(workers)
+        losses = np.zeros(steps)
+        self.shared[:] = 0
+        keeps_loss = any(instruction.phase == "each" for instruction in self.program.instructions)
+        job = np.zeros(_jit.HEADER + 15, np.int64)
+        job[_jit.HEADER :] = (self.phases.ctypes.data, len(self.phases), self.width * 8, steps, start, rows, batch,
+                              update, self.block, strict, losses.ctypes.data if keeps_loss else 0,
+                              self.contexts.ctypes.data, workers, self.shared.ctypes.data, _YIELDER)
+        call, address = self.walk, job.ctypes.data
+        if workers == 1:
+            call(address, 0, 0, 0)
+        else:
+            keep = (self, job, arrays, losses)
+            team.run(lambda worker: (call(address, 0, worker, 0), keep)[0], workers, self._abort)
+        done = int(self.shared[walk.DONE])
+        if self.shared[walk.FAILED]:
+            raise RuntimeError(f"a kernel failed in step {update + done}: this is a defect of hotloop, please report it")
+        if self.shared[walk.OVERFLOWED]:
+            return Outcome(losses[:done], done, "update")
+        if done < steps:
+            return Outcome(losses[: done + 1], done, "loss")
+        return Outcome(losses, done, None)
+
+    def _abort(self):
+        self.shared[walk.ABORTED] = 1
+
+    def _workers(self, threads, batch):
+        if threads is not None:
+            return threads
+        work = self.program.flops * batch
+        return int(max(1, min(team.cores(), work // _WORK_PER_WORKER)))
+
+    def _make_contexts(self, workers):
+        """One block of cells and one scratch for each worker, and the constants that all read."""
+        if workers <= self.workers:
+            return
+        self.workers = workers
+        itemsize = self.dtype.itemsize
+        cells = workers * _context.CONTEXT * 8
+        scratch = -(-(self.program.scratch * itemsize + 64) // 64) * 64
+        constants = (self.program.layout.panel + 1) * itemsize + 64
+        self.contexts = _aligned_zeros(cells + workers * scratch + constants)
+        base = self.contexts.ctypes.data
+        zeros = base + cells + workers * scratch
+        self.contexts[cells + workers * scratch :].view(self.dtype)[self.program.layout.panel] = 1
+        table = self.contexts[:cells].view(np.int64).reshape(workers, -1)
+        table[:, _context.SCRATCH] = base + cells + scratch * np.arange(workers)
+        table[:, _context.ZEROS] = zeros
+
+
+_YIELDER = team.yielder()
+
+
+def _region(program, name):
+    """Number of a region of the arena that is laid out as the parameters."""
+    if name == "parameters":
+        return 0
+    if name == "gradient":
+        return 1 + program.states
+    return 1 + int(name.removeprefix("state "))
+
+
+def _aligned_zeros(size):
+    """Zeroed bytes that start at a cache line."""
+    memory = np.zeros(size + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : first + size]

@@ -1,0 +1,75 @@
+"""Checks on data: everything a kernel will read is right before it runs, or there is a Python exception."""
+
+import numpy as np
+
+
+def features(x, columns, dtype, check_finite=True, name="X"):
+    """`x` as a C-contiguous array (rows, columns) of `dtype`; itself where it is one already, never changed.
+
+    Takes any real dtype (bool, integers, floating point of any width and byte order), strided or read-only arrays,
+    and what NumPy makes such arrays of. Raises TypeError for other dtypes; ValueError for other shapes and, if
+    check_finite, for NaN and infinity, naming row and column.
+    """
+    array = _real(x, name)
+    if array.ndim != 2 or array.shape[1] != columns:
+        hint = f": reshape it to (-1, {columns})" if array.ndim == 1 else ""
+        raise ValueError(f"{name} must have shape (rows, {columns}), got {array.shape}{hint}")
+    return _converted(array, dtype, check_finite, name)
+
+
+def targets(y, rows, loss, outputs, dtype, check_finite=True, name="y"):
+    """The checked targets of `rows` predictions and their kind, "labels" (int64) or "target" (`dtype`, 2-D)."""
+    if loss.op_for("labels") == "cross_entropy":
+        array = np.asarray(y)
+        if array.ndim == 2 and array.shape[1] == outputs and outputs > 1:
+            return _matched(features(y, outputs, dtype, check_finite, name), rows, name), "target"
+        return _matched(_labels(array, outputs, name), rows, name), "labels"
+    array = _real(y, name)
+    if array.ndim == 1 and outputs == 1:
+        array = array.reshape(-1, 1)
+    return _matched(features(array, outputs, dtype, check_finite, name), rows, name), "target"
+
+
+def _matched(array, rows, name):
+    if len(array) != rows:
+        raise ValueError(f"X has {rows} rows, but {name} has {len(array)} (shape {array.shape}): they must agree")
+    return array
+
+
+def _labels(array, classes, name):
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"class labels must be integers, got dtype {array.dtype} of shape {array.shape}: "
+                        f"use {name}.astype(int), or shape (rows, {classes}) for class probabilities")
+    if array.ndim != 1:
+        raise ValueError(f"class labels must have shape (rows,), got {array.shape}: use {name}.ravel()")
+    if len(array):
+        wrong = (array < 0) | (array >= classes)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"label {array[row]} in row {row} of {name} is outside 0 ... {classes - 1}, "
+                             f"the {classes} outputs of the network")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _real(x, name):
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}") from None
+    if array.dtype.kind not in "bfiu":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}: use {name}.astype(float)")
+    return array
+
+
+def _converted(array, dtype, check_finite, name):
+    result = np.require(array, dtype, ["C", "A"])
+    if check_finite and array.dtype.kind == "f":
+        with np.errstate(all="ignore"):
+            suspicious = result.size and not np.isfinite(result.sum(dtype=np.float64))
+        if suspicious:
+            wrong = ~np.isfinite(result)
+            if wrong.any():
+                row, column = np.unravel_index(int(wrong.argmax()), result.shape)
+                raise ValueError(f"{name} holds {array[row, column]} in row {row}, column {column}: remove or replace "
+                                 f"such values, or switch the check off with check_finite=False")
+    return result

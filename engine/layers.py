@@ -1,0 +1,147 @@
+"""Layers: descriptions without arrays. A network gives them parameters, a graph gives them meaning."""
+
+import math
+from dataclasses import dataclass
+
+from .initializers import INITIALIZERS
+
+
+def _whole(name, value):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    value = value.__index__()
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """y = x W' + b (torch's Linear): weight (out_features, in_features), bias (out_features,).
+
+    init: "torch" (uniform +-1/sqrt(in) for weight and bias, torch's default), or "he_uniform", "he_normal" (He et al.
+    2015), "glorot_uniform", "glorot_normal" (Glorot and Bengio 2010), with zero bias. Raises TypeError or ValueError
+    for sizes that are no positive integers and for unknown names.
+    """
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+    init: str = "torch"
+
+    def __post_init__(self):
+        """Check the arguments."""
+        object.__setattr__(self, "in_features", _whole("in_features", self.in_features))
+        object.__setattr__(self, "out_features", _whole("out_features", self.out_features))
+        if not isinstance(self.bias, bool):
+            raise TypeError(f"bias must be True or False, got {self.bias!r}")
+        if self.init not in INITIALIZERS:
+            raise ValueError(f"unknown init {self.init!r}: choose one of {', '.join(INITIALIZERS)}")
+
+    def parameters(self):
+        """Names and shapes of the parameters, in torch's order."""
+        shapes = {"weight": (self.out_features, self.in_features)}
+        return shapes | ({"bias": (self.out_features,)} if self.bias else {})
+
+    def apply(self, graph, x, prefix):
+        """Append the layer to `graph`; its parameters are called `prefix.weight` and `prefix.bias`."""
+        own = [graph.parameter(f"{prefix}.{name}", shape) for name, shape in self.parameters().items()]
+        return graph.apply("dense", x, *own, name=f"dense_{prefix}")
+
+
+class _Activation:
+    """An elementwise layer: no parameters, one op."""
+
+    op: str
+
+    def parameters(self):
+        """No parameters."""
+        return {}
+
+    def apply(self, graph, x, prefix):
+        """Append the activation to `graph`."""
+        return graph.apply(self.op, x, name=f"{self.op}_{prefix}", **self.attributes())
+
+    def attributes(self):
+        """The op's attributes."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Identity(_Activation):
+    """y = x."""
+
+    op = "identity"
+
+
+@dataclass(frozen=True, eq=False)
+class ReLU(_Activation):
+    """y = max(x, 0); slope 0 at 0."""
+
+    op = "relu"
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyReLU(_Activation):
+    """y = x where x > 0, else negative_slope * x; the slope at 0 is negative_slope."""
+
+    negative_slope: float = 0.01
+    op = "leaky_relu"
+
+    def __post_init__(self):
+        """Check the slope."""
+        if isinstance(self.negative_slope, bool) or not isinstance(self.negative_slope, int | float):
+            raise TypeError(f"negative_slope must be a number, got {self.negative_slope!r}")
+        if not math.isfinite(self.negative_slope):
+            raise ValueError(f"negative_slope must be finite, got {self.negative_slope}")
+
+    def attributes(self):
+        """The slope."""
+        return {"negative_slope": float(self.negative_slope)}
+
+
+@dataclass(frozen=True, eq=False)
+class Sigmoid(_Activation):
+    """y = 1 / (1 + exp(-x))."""
+
+    op = "sigmoid"
+
+
+@dataclass(frozen=True, eq=False)
+class Tanh(_Activation):
+    """y = tanh x."""
+
+    op = "tanh"
+
+
+@dataclass(frozen=True, eq=False)
+class GELU(_Activation):
+    """y = x P(Z <= x) for a standard normal Z (Hendrycks and Gimpel 2016).
+
+    approximate: "none" for the exact form (erf), "tanh" for the paper's approximation.
+    """
+
+    approximate: str = "none"
+
+    def __post_init__(self):
+        """Check the name."""
+        if self.approximate not in ("none", "tanh"):
+            raise ValueError(f'approximate must be "none" or "tanh", got {self.approximate!r}')
+
+    @property
+    def op(self):
+        """The op of the chosen form."""
+        return "gelu" if self.approximate == "none" else "gelu_tanh"
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(_Activation):
+    """y_i = exp(x_i) / sum_j exp(x_j) over each row.
+
+    For classification leave it out and use CrossEntropyLoss, which takes logits.
+    """
+
+    op = "softmax"
+
+
+LAYERS = {kind.__name__: kind for kind in (Dense, Identity, ReLU, LeakyReLU, Sigmoid, Tanh, GELU, Softmax)}

@@ -1,0 +1,99 @@
+"""The numpy backend: a program's graph nodes, one line of NumPy each, in order. It judges the others."""
+
+import numpy as np
+
+from hotloop.kernels import OPS
+
+from .run import Outcome
+
+
+class NumpyBackend:
+    """Executes programs in plain NumPy; parameters and optimizer states are arrays in torch's shapes.
+
+    Has the methods of `CpuBackend`, shares no code with it, and ignores how the program fused and placed things.
+    """
+
+    def __init__(self, dtype, threads=None):
+        self.dtype = np.dtype(dtype)
+        self.parameters, self.states, self.gradients = {}, {}, {}
+
+    def prepare(self, program, capacity):
+        """Nothing to prepare: arrays are made as they are needed."""
+
+    def read(self, program, region, name):
+        """A copy of one parameter, of one optimizer state of it, or of its gradient."""
+        return self._region(region)[name].copy()
+
+    def write(self, program, region, name, value):
+        """Overwrite one parameter or optimizer state."""
+        self._region(region)[name] = np.array(value, self.dtype)
+
+    def _region(self, region):
+        if region == "parameters":
+            return self.parameters
+        if region == "gradient":
+            return self.gradients
+        return self.states.setdefault(region, {})
+
+    def run(self, program, arrays, *, steps, start, rows, batch, update=1, strict=True):
+        """Run `steps` steps as `CpuBackend.run` does."""
+        losses, done = np.full(steps, np.nan), 0
+        for step in range(steps):
+            size = min(batch, rows - start)
+            chosen = slice(start, start + size) if arrays.get("order") is None else arrays["order"][start:start + size]
+            with np.errstate(all="ignore"):
+                verdict = self._step(program, arrays, chosen, start, update + step, losses, step, strict)
+            if verdict == "loss":
+                return Outcome(losses[: step + 1], done, "loss")
+            done += 1
+            if verdict == "update":
+                return Outcome(losses[:done], done, "update")
+            start = 0 if start + size >= rows else start + size
+        return Outcome(losses, done, None)
+
+    def _step(self, program, arrays, chosen, start, update, losses, step, strict):
+        values = {}
+        for instruction in program.instructions:
+            if instruction.op == "total_loss":
+                losses[step] = values["loss"]
+                if strict and not np.isfinite(losses[step]):
+                    return "loss"
+            elif instruction.op == "store":
+                count = len(values["last"])
+                arrays["prediction"][start:start + count] = values["last"]
+            for node in instruction.nodes:
+                if node.op in ("input", "target", "labels"):
+                    values[node] = arrays["x" if node.op == "input" else "y"][chosen]
+                elif OPS[node.op].states:
+                    if not self._update(program, node, values, update):
+                        values["overflow"] = True
+                else:
+                    operands = [self._operand(values, operand) for operand in node.inputs]
+                    values[node] = OPS[node.op].reference(node.attributes, *operands)
+                    if instruction.op.startswith("dense_parameter"):
+                        self.gradients[self._parameter(program, node)] = values[node]
+                if node is program.loss:
+                    values["loss"] = values[node]
+                if node is program.prediction:
+                    values["last"] = values[node]
+        return "update" if values.get("overflow") else None
+
+    def _operand(self, values, node):
+        if node.op == "parameter":
+            return self.parameters[node.name]
+        return self.dtype.type(1) if node.op == "one" else values[node]
+
+    def _parameter(self, program, gradient):
+        return next(node.name for node, found in program.gradients.items() if found is gradient)
+
+    def _update(self, program, node, values, update):
+        parameter, gradient, *states = node.inputs
+        old = [self.parameters[parameter.name]]
+        old += [self.states[f"state {i}"][parameter.name] for i in range(len(states))]
+        new = OPS[node.op].reference(program.settings, update, old[0], values[gradient], *old[1:])
+        new = [np.asarray(value, self.dtype) for value in new]
+        good = np.isfinite(new[0])
+        self.parameters[parameter.name] = np.where(good, new[0], old[0])
+        for i, value in enumerate(new[1:]):
+            self.states[f"state {i}"][parameter.name] = value
+        return good.all()

@@ -1,0 +1,227 @@
+"""From a graph to a program: drops what nothing needs, fuses, chooses kernels, places buffers.
+
+Fused are: dense + bias + activation; the same backwards, input gradient + activation gradient; loss + its gradient;
+weight gradient + bias gradient + optimizer update. A value that only its successor reads is overwritten by it.
+"""
+
+from hotloop.kernels import OPS
+from hotloop.kernels import data as data_kernels
+from hotloop.kernels.activations import ACTIVATIONS
+from hotloop.kernels.dense import STRIP
+from hotloop.kernels.losses import LOSSES, total_loss
+
+from .program import Block, Buffer, External, Instruction, Program
+
+
+def plan(graph, layout, *, loss=None, prediction=None, gradients=None, updates=(), keep_gradient=False, states=0,
+         settings=None):
+    """Make the program that computes `loss`, `prediction` (stored to the caller's array), gradients and updates.
+
+    `gradients` maps parameter nodes to the nodes of their gradients, `updates` are the optimizer's nodes; without
+    both it is a program for prediction or evaluation. `keep_gradient` stores the whole gradient in the arena;
+    `states` is the number of optimizer states. Programs that share an arena must agree on both.
+    """
+    return _Planner(graph, layout, loss, prediction, gradients or {}, tuple(updates), keep_gradient,
+                    states, settings or {}).program()
+
+
+class _Planner:
+    def __init__(self, graph, layout, loss, prediction, gradients, updates, keep_gradient, states, settings):
+        self.layout, self.loss, self.prediction = layout, loss, prediction
+        self.updates, self.keep_gradient, self.states, self.settings = updates, keep_gradient, states, settings
+        self.gradients = gradients
+        self.graph = graph
+        self.weights = {gradient: parameter for parameter, gradient in gradients.items()}
+        roots = [node for node in (loss, prediction, *self.weights, *updates) if node is not None]
+        self.live = _live(graph, roots)
+        self.users = {node: [user for user in self.live if node in user.inputs] for node in self.live}
+        self.done = set()
+        self.buffers, self.place = [], {}  # node -> buffer
+        self.instructions = []
+        self.blocks = self._blocks()
+        self.scratch, self.flops = 0, 0
+
+    def program(self):
+        make = {"input": self._gather, "target": self._gather, "labels": self._gather, "dense": self._dense,
+                "dense_input_gradient": self._input_gradient, "dense_weight_gradient": self._parameter_gradient}
+        for node in self.live:
+            if node in self.done or node.op in ("parameter", "one", "dense_bias_gradient"):
+                continue
+            if node.op in LOSSES:
+                self._loss(node)
+            elif node.op in make:
+                make[node.op](node)
+            elif node not in self.updates:
+                self._rowwise(node)
+        order = {"rows": 0, "each": 1, "units": 2}
+        if self.prediction is not None:
+            self._store()
+        self.instructions.sort(key=lambda instruction: order[instruction.phase])
+        block = sum(self.layout.block(block.inputs, block.outputs) for block in self.blocks.values())
+        line = 64 // self.layout.dtype.itemsize
+        return Program(self.layout, self.loss, self.prediction, self.gradients, self.instructions,
+                       list(self.blocks.values()), self.buffers, -(-block // line) * line, self.states,
+                       self.keep_gradient, dict(self.settings), self.scratch, self.flops)
+
+    def _blocks(self):
+        """Weight node -> its block. All programs of one network place them alike."""
+        blocks, first = {}, 0
+        for node in self.graph.nodes:
+            if node.op != "dense":
+                continue
+            _, weight, *bias = node.inputs
+            if weight in blocks:
+                raise ValueError(f"{weight!r} belongs to two dense layers: give each its own parameter")
+            outputs, inputs = weight.shape
+            blocks[weight] = Block(weight.name, bias[0].name if bias else None, first, inputs, outputs)
+            first += self.layout.block(inputs, outputs)
+        return blocks
+
+    # instructions
+
+    def _emit(self, op, kernel, phase, nodes, operands, units=0, cost=1):
+        instruction = Instruction(op, kernel, phase, operands, tuple(nodes), units, cost)
+        self.done.update(nodes)
+        if phase != "chained":
+            self.instructions.append(instruction)
+        return instruction
+
+    def _gather(self, node):
+        buffer = self._buffer(node)
+        kernel = data_kernels.gather_labels if node.op == "labels" else data_kernels.gather
+        role = "x" if node.op == "input" else "y"
+        self._emit(kernel.__name__, kernel, "rows", [node],
+                   {"source": External(role), "source_cols": buffer.cols, "order": External("order"), "y": buffer})
+
+    def _dense(self, node):
+        x, weight, *_ = node.inputs
+        block = self.blocks[weight]
+        after = next((user for user in self.users[node] if user.op in ACTIVATIONS), None)
+        operands = {"x": self.place[x], "w": block, "y": None, "finish": 0, "chain": None}
+        nodes = [node]
+        if after is not None and OPS[after.op].finish is not None and self.users[node] == [after]:
+            nodes.append(after)
+            operands["y"], operands["finish"] = self._buffer(after), OPS[after.op].finish
+        else:
+            operands["y"] = self._buffer(node)
+            if after is not None:
+                nodes.append(after)
+                operands["chain"] = self._elementwise(after, "chained")
+        self.flops += 2 * block.inputs * block.outputs
+        self._emit("dense", OPS["dense"].cpu, "rows", nodes, operands)
+
+    def _elementwise(self, node, phase):
+        """A forward or backward activation, in place where nothing else reads its operand."""
+        source = node.inputs[0]
+        if self.users[source] == [node] and source is not self.prediction:
+            self.place[node] = self.place[source]
+        buffer = self._buffer(node)
+        p = float(node.attributes.get(ACTIVATIONS.get(node.op.removesuffix("_backward"), ""), 0.0))
+        if node.op.endswith("_backward"):
+            operands = {"dy": self.place[source], "saved": self.place[node.inputs[1]], "dx": buffer, "p": p}
+        else:
+            operands = {"x": self.place[source], "y": buffer, "p": p}
+        return self._emit(node.op, OPS[node.op].cpu, phase, [node], operands)
+
+    def _rowwise(self, node):
+        base = node.op.removesuffix("_backward")
+        self.scratch = max(self.scratch, self.layout.width(node.shape[1]))
+        if base in ACTIVATIONS:
+            self._elementwise(node, "rows")
+            return
+        source = node.inputs[0]
+        if self.users[source] == [node] and source is not self.prediction:
+            self.place[node] = self.place[source]
+        buffer = self._buffer(node)
+        names = {"softmax": ("x", "y"), "softmax_backward": ("dy", "y", "dx"), "add": ("x", "y", "z")}[node.op]
+        places = [self.place[operand] for operand in node.inputs]
+        self._emit(node.op, OPS[node.op].cpu, "rows", [node], dict(zip(names, [*places, buffer], strict=True)))
+
+    def _loss(self, node):
+        prediction, target = node.inputs
+        backward = next((user for user in self.live if user.op == f"{node.op}_backward"
+                         and user.inputs[1:] == node.inputs), None)
+        columns = prediction.shape[1]
+        share = 0
+        if node.attributes["reduction"] == "mean":
+            share = 1 if node.op.startswith("cross_entropy") else columns
+        readers = [user for user in self.users[prediction] if user not in (node, backward)]
+        alone = backward is not None and not readers and prediction is not self.prediction
+        if alone:
+            self.place[backward] = self.place[prediction]
+        slope = self._buffer(backward) if backward else self._new(f"d_{prediction.name}", columns)
+        shares = self._new(node.name, 1, packed=True)
+        self.scratch = max(self.scratch, self.layout.width(columns))
+        self._emit(node.op, OPS[node.op].cpu, "rows", [node, backward] if backward else [node],
+                   {"x": self.place[prediction], "target": self.place[target], "loss": shares, "dx": slope,
+                    "share": share})
+        self._emit("total_loss", total_loss, "each", [], {"loss": shares, "share": share})
+
+    def _input_gradient(self, node):
+        dy, weight = node.inputs
+        block = self.blocks[weight]
+        after = self.users[node][0] if len(self.users[node]) == 1 else None
+        fused = (after is not None and after.op.removesuffix("_backward") in ACTIVATIONS and after.inputs[0] is node)
+        operands = {"dy": self.place[dy], "w": block, "dx": None, "finish": 0, "mask": None, "chain": None}
+        nodes = [node]
+        if fused and OPS[after.op].finish is not None:
+            nodes.append(after)
+            operands |= {"dx": self._buffer(after), "finish": OPS[after.op].finish,
+                         "mask": self.place[after.inputs[1]]}
+        else:
+            operands["dx"] = self._buffer(node)
+            if fused:
+                nodes.append(after)
+                operands["chain"] = self._elementwise(after, "chained")
+        self.scratch = max(self.scratch, self.layout.width(block.outputs) * self.layout.panel)
+        self.flops += 2 * block.inputs * block.outputs
+        self._emit("dense_input_gradient", OPS[node.op].cpu, "rows", nodes, operands)
+
+    def _parameter_gradient(self, node):
+        x, dy = node.inputs
+        block = self.blocks[self.weights[node]]
+        bias = next((other for other in self.live if other.op == "dense_bias_gradient" and other.inputs == (dy,)), None)
+        gradients = [node] if bias is None else [node, bias]
+        updates = [update for update in self.updates if update.inputs[1] in gradients]
+        chain = None
+        if updates:
+            op = OPS[updates[0].op]
+            present = len(updates[0].inputs) - 2
+            states = {name: f"state {i}" if i < present else None for i, name in enumerate(op.states)}
+            chain = self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states)
+        rows = STRIP * self.layout.tile
+        self.scratch = max(self.scratch, (rows + 1) * self.layout.panel)
+        self.flops += 2 * block.inputs * block.outputs
+        self._emit("dense_parameter_gradient", OPS[node.op].cpu, "units", [*gradients, *updates],
+                   {"x": self.place[x], "dy": self.place[dy], "w": block, "w_first": block.first,
+                    "bias": int(bias is not None), "gradient": "gradient" if self.keep_gradient else None,
+                    "chain": chain}, self.layout.units(block.inputs, block.outputs), min(block.inputs + 1, rows))
+
+    def _store(self):
+        buffer = self.place[self.prediction]
+        self._emit("store", data_kernels.store, "rows", [], {"x": buffer, "target": External("prediction")})
+
+    # buffers
+
+    def _buffer(self, node):
+        if node not in self.place:
+            if node.op == "labels":
+                self.place[node] = self._new(node.name, 1, itemsize=8, packed=True)
+            else:
+                self.place[node] = self._new(node.name, node.shape[1])
+        return self.place[node]
+
+    def _new(self, name, columns, itemsize=None, packed=False):
+        row = 1 if packed else self.layout.row(columns)
+        width = 1 if packed else self.layout.width(columns)
+        buffer = Buffer(name, columns, row, width, itemsize or self.layout.dtype.itemsize)
+        self.buffers.append(buffer)
+        return buffer
+
+
+def _live(graph, roots):
+    needed = set(roots)
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(node.inputs)
+    return [node for node in graph.nodes if node in needed]

@@ -1,0 +1,166 @@
+"""A program: what a plan made of a graph, as data. Backends execute it; people read it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hotloop.kernels.dense import STRIP
+
+from .graph import Node
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How buffers lie in memory for one dtype and register tile: see `hotloop.kernels.dense`."""
+
+    dtype: np.dtype
+    lanes: int
+    panel: int
+    tile: int
+
+    def width(self, columns):
+        """Columns as kernels process them: whole vectors."""
+        return -(-columns // self.lanes) * self.lanes
+
+    def row(self, columns):
+        """Distance of rows: the width, but no multiple of 4 KB, which would put a tile's rows into one cache set."""
+        width = self.width(columns)
+        line = 64 // self.dtype.itemsize
+        return width + line if width * self.dtype.itemsize % 4096 == 0 else width
+
+    def block(self, inputs, outputs):
+        """Elements that a dense layer's weight and bias take: whole panels of inputs + 1 rows."""
+        return -(-outputs // self.panel) * (inputs + 1) * self.panel
+
+    def units(self, inputs, outputs):
+        """Units of a dense layer's parameter gradient."""
+        return -(-outputs // self.panel) * max(1, -(-inputs // (STRIP * self.tile)))
+
+
+@dataclass(eq=False)
+class Buffer:
+    """One value a batch row: `cols` numbers (or one int64 label) of each row, `row` numbers apart."""
+
+    name: str
+    cols: int
+    row: int
+    width: int
+    itemsize: int
+
+    def __repr__(self):
+        """The buffer as `name[B, cols]`."""
+        return f"{self.name}[B, {self.cols}]"
+
+
+@dataclass(eq=False)
+class Block:
+    """Weight and bias of one dense layer among the parameters: `first` counts elements."""
+
+    weight: str
+    bias: str | None
+    first: int
+    inputs: int
+    outputs: int
+
+    def __repr__(self):
+        """The block as `weight[out, in] + bias`."""
+        return f"{self.weight}[{self.outputs}, {self.inputs}]" + (f" + {self.bias}" if self.bias else "")
+
+
+@dataclass(frozen=True)
+class External:
+    """An array that the caller binds for a run: data, order, results."""
+
+    name: str
+
+    def __repr__(self):
+        """The array's name in angle brackets."""
+        return f"<{self.name}>"
+
+
+@dataclass(eq=False)
+class Instruction:
+    """One call of a kernel.
+
+    `operands` gives each of the kernel's operands a buffer, a block, a region of the parameters ("state 0"), an
+    external array, a number, another instruction to run on the same rows, or None for nothing. `nodes` are the graph
+    nodes that it computes, in order.
+    """
+
+    op: str
+    kernel: Callable[..., int]
+    phase: str  # rows, each, units; chained: run by another instruction
+    operands: dict[str, Any]
+    nodes: tuple[Node, ...]
+    units: int = 0
+    cost: int = 1
+
+    def __str__(self):
+        """One line: results <- op(operands), then what runs on the same rows."""
+        results = [name for name in ("y", "dx", "z", "loss", "gradient") if self.operands.get(name) is not None]
+        if self.op == "store":
+            results = ["target"]
+        plain = [value for name, value in self.operands.items()
+                 if name not in results and isinstance(value, Buffer | Block | External)]
+        settings = [f"{name}={value:g}" for name, value in self.operands.items()
+                    if isinstance(value, int | float) and name in ("p", "share")]
+        finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
+        chained = self.operands.get("chain")
+        text = f"{self.op}({', '.join([*map(repr, plain), *settings])}){finish}"
+        if chained is not None:
+            text += f" | {chained.op}"
+        made = ", ".join(repr(self.operands[name]) for name in results)
+        return f"{made} <- {text}" if made else text
+
+
+@dataclass(eq=False)
+class Program:
+    """Instructions over buffers placed in one arena, computing the nodes `loss`, `prediction` and `gradients`.
+
+    The arena holds, in order: all parameters, the optimizer's states and, if kept, the gradient, each of `elements`
+    numbers and laid out alike; then the buffers, each for `capacity` rows. `settings` are the optimizer's numbers,
+    read anew at every run. `scratch` counts the numbers of a worker's own memory, `flops` those of one batch row.
+    """
+
+    layout: Layout
+    loss: Node | None
+    prediction: Node | None
+    gradients: dict[Node, Node]
+    instructions: list[Instruction]
+    blocks: list[Block]
+    buffers: list[Buffer]
+    elements: int
+    states: int
+    keeps_gradient: bool
+    settings: dict[str, float] = field(default_factory=dict)
+    scratch: int = 0
+    flops: int = 0
+
+    def fixed_bytes(self):
+        """Bytes of the arena before the buffers."""
+        regions = 1 + self.states + self.keeps_gradient
+        return _aligned(regions * self.elements * self.layout.dtype.itemsize)
+
+    def place(self, capacity):
+        """Byte offset of each buffer in an arena for `capacity` rows, and the arena's size."""
+        offset, places = self.fixed_bytes(), {}
+        for buffer in self.buffers:
+            places[buffer] = offset
+            offset = _aligned(offset + capacity * buffer.row * buffer.itemsize)
+        return places, offset
+
+    def __str__(self):
+        """One line an instruction, grouped by phase."""
+        lines, phase = [], None
+        for instruction in self.instructions:
+            if instruction.phase != phase:
+                phase = instruction.phase
+                lines.append(f"{phase}:")
+            lines.append(f"  {instruction}")
+        return "\n".join(lines)
+
+
+def _aligned(size):
+    return -(-size // 64) * 64

@@ -1,0 +1,331 @@
+"""The training loop: checks what it is given, then hands whole stretches of steps to a backend."""
+
+import time
+
+import numpy as np
+
+from . import autodiff, data
+from .errors import NonFiniteError
+from .history import History
+from .losses import LOSSES
+from .network import Sequential
+from .optimizers import OPTIMIZERS
+from .plan import plan
+
+BACKENDS = ("numpy", "cpu")
+_CHUNK_SECONDS = 0.05  # how long compiled code keeps the interpreter waiting
+_PREDICT_ROWS = 256
+_EVALUATE_ROWS = 8192
+
+
+class Trainer:
+    """Trains a network.
+
+    net: a Sequential, whose parameters this trainer takes over. loss, optimizer: of this package. batch_size: rows
+    of a training step. backend: "cpu" (compiled kernels) or "numpy" (the reference). threads: worker threads of the
+    cpu backend, None for as many as the work is worth; results do not depend on it. dtype: "float32" or "float64".
+    seed: of the shuffling. shuffle: a new order every epoch. check_finite: refuse data with NaN or infinity.
+
+    Raises TypeError and ValueError for arguments outside these. Attributes to read: `epoch` (completed), `updates`
+    (steps made), `optimizer` (its settings may be changed between or in callbacks).
+    """
+
+    def __init__(self, net, loss, optimizer, batch_size=32, backend="cpu", threads=None, dtype="float32", seed=0,
+                 shuffle=True, check_finite=True):
+        for name, value, kinds in (("net", net, {"Sequential": Sequential}), ("loss", loss, LOSSES),
+                                   ("optimizer", optimizer, OPTIMIZERS)):
+            if type(value) not in kinds.values():
+                raise TypeError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self.batch_size = _integer("batch_size", batch_size, 1)
+        self.threads = None if threads is None else _integer("threads", threads, 1)
+        self.seed = _integer("seed", seed, 0)
+        self.backend, self.dtype = backend, np.dtype(dtype)
+        self.shuffle, self.check_finite = bool(shuffle), bool(check_finite)
+        self.epoch, self.updates = 0, 0
+        self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
+        self._stopped, self._programs, self._step_seconds = False, {}, None
+        self._states = self.optimizer.states()
+        self._backend = None
+
+    # training
+
+    def fit(self, X, y, epochs=1, validation_data=None, callbacks=()):
+        """Train for `epochs` epochs on X (rows, in_features) and y; return a History.
+
+        y: integer labels (rows,) or probabilities (rows, classes) for CrossEntropyLoss, else targets (rows,
+        out_features), or (rows,) where out_features is 1. validation_data: (Xv, yv), evaluated after each epoch.
+        An epoch that an interruption left unfinished is finished first, if the data has as many rows as before.
+        Raises ValueError and TypeError for data that do not fit, before anything was changed; NonFiniteError where
+        the loss or an update is not finite; KeyboardInterrupt soon after Ctrl-C, between two steps.
+        """
+        epochs = _integer("epochs", epochs, 0)
+        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
+        y, kind = self._targets(y, len(X))
+        if not len(X):
+            raise ValueError("fit needs at least one row, got X of shape " + str(X.shape))
+        if validation_data is not None:
+            Xv = data.features(validation_data[0], self.net.in_features, self.dtype, self.check_finite, "X of "
+                               "validation_data")
+            self._targets(validation_data[1], len(Xv), "y of validation_data")
+        program = self._program("train", kind)
+        if len(X) != self._rows:
+            self._position, self._loss_sum = 0, 0.0
+        self._rows, self._stopped = len(X), False
+        history = History()
+        for _ in range(epochs):
+            started = time.perf_counter()
+            self._epoch(program, X, y, callbacks)
+            if self._position:  # stopped on the way
+                break
+            logs = {"epoch": self.epoch - 1, "loss": self._finished, "seconds": time.perf_counter() - started}
+            history.loss.append(logs["loss"])
+            history.seconds.append(logs["seconds"])
+            if validation_data is not None:
+                for name, value in self.evaluate(*validation_data).items():
+                    logs[f"val_{name}"] = value
+                    getattr(history, f"val_{name}").append(value)
+            _notify(callbacks, "on_epoch_end", self, logs)
+            if self._stopped:
+                break
+        return history
+
+    def _epoch(self, program, X, y, callbacks):
+        """Train what is left of the current epoch."""
+        rows, batch = len(X), min(self.batch_size, len(X))
+        batches = -(-rows // batch)
+        order = None
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(rows).astype(np.int64)
+        arrays = {"x": X, "y": y, "order": order}
+        epoch = self.epoch
+        while self._position < batches:
+            steps = min(self._chunk(), batches - self._position)
+            first = self._position
+            losses = self._run(program, arrays, steps, first * batch, rows, batch)
+            sizes = np.minimum(batch, rows - batch * np.arange(first, first + steps))
+            self._loss_sum += float(losses @ sizes) if self.loss.reduction == "mean" else float(losses.sum())
+            self._position += steps
+            trained = min(self._position * batch, rows) if self.loss.reduction == "mean" else self._position
+            logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained}
+            if self._position == batches:
+                self._finished = logs["loss"]
+                self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
+            _notify(callbacks, "on_batch_chunk", self, logs)
+            if self._stopped or self._position == 0:
+                return
+
+    def step(self, xb, yb):
+        """Make one update on a batch (any number of rows); return the batch's loss before the update.
+
+        Arguments, and what is raised, are those of `fit`.
+        """
+        xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
+        yb, kind = self._targets(yb, len(xb))
+        if not len(xb):
+            raise ValueError("step needs at least one row, got X of shape " + str(xb.shape))
+        rows = len(xb)
+        return float(self._run(self._program("train", kind, rows), {"x": xb, "y": yb}, 1, 0, rows, rows)[0])
+
+    def gradients(self, xb, yb):
+        """The gradient of the loss on a batch by parameter name, in torch's shapes; nothing is updated."""
+        xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
+        yb, kind = self._targets(yb, len(xb))
+        program = self._program("gradient", kind, len(xb))
+        self._backend.run(program, {"x": xb, "y": yb}, steps=1, start=0, rows=len(xb), batch=len(xb), strict=False)
+        return {name: self._backend.read(program, "gradient", name) for name in self.net.shapes}
+
+    def stop(self):
+        """Ask `fit` to return; for callbacks. An unfinished epoch is finished by the next `fit`."""
+        self._stopped = True
+
+    def _run(self, program, arrays, steps, start, rows, batch):
+        if self.optimizer.states() != self._states:
+            raise ValueError(f"the optimizer keeps {self.optimizer.states()} now, but the trainer was made for "
+                             f"{self._states}: make a new Trainer")
+        program.settings.update(self.optimizer.settings())
+        started = time.perf_counter()
+        outcome = self._backend.run(program, arrays, steps=steps, start=start, rows=rows, batch=batch,
+                                    update=self.updates + 1)
+        seconds = (time.perf_counter() - started) / steps
+        self._step_seconds = seconds if self._step_seconds is None else min(seconds, 2 * self._step_seconds)
+        self.updates += outcome.done
+        if outcome.stopped:
+            self._position = 0
+            number = self.updates + (outcome.stopped == "loss")
+            loss = float(outcome.losses[-1])
+            what = f"the loss is {loss}" if outcome.stopped == "loss" else f"an update is not finite (loss {loss:g})"
+            raise NonFiniteError(f"step {number}: {what}; the network keeps its last finite parameters. Try a smaller "
+                                 f"learning rate than {self.optimizer.lr:g}, or scale the data", number, loss)
+        return outcome.losses
+
+    def _chunk(self):
+        """Steps that take about _CHUNK_SECONDS."""
+        return max(1, int(_CHUNK_SECONDS / self._step_seconds)) if self._step_seconds else 1
+
+    # use
+
+    def predict(self, X):
+        """The network's outputs (rows, out_features) for X (rows, in_features), in the trainer's dtype."""
+        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
+        return self._forward(X, None, "predict", None)[0]
+
+    def evaluate(self, X, y):
+        """Loss on X and y, and accuracy where y are classes; a dict with "loss" and, then, "accuracy".
+
+        Classes are labels or probabilities (the largest counts) for CrossEntropyLoss and 0/1 targets for
+        BCEWithLogitsLoss, where a positive output means 1.
+        """
+        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
+        y, kind = self._targets(y, len(X))
+        if not len(X):
+            raise ValueError("evaluate needs at least one row, got X of shape " + str(X.shape))
+        total, right = 0.0, 0
+        for first in range(0, len(X), _EVALUATE_ROWS):
+            part, wanted = X[first : first + _EVALUATE_ROWS], y[first : first + _EVALUATE_ROWS]
+            outputs, loss = self._forward(part, wanted, "evaluate", kind)
+            total += loss
+            if self.loss.op_for(kind) == "bce_with_logits_loss":
+                right += int(((outputs > 0) == (wanted > 0.5)).sum()) / wanted.shape[1]
+            elif self.loss.op_for(kind).startswith("cross_entropy"):
+                right += int((outputs.argmax(1) == (wanted if kind == "labels" else wanted.argmax(1))).sum())
+        results = {"loss": total / len(X) if self.loss.reduction == "mean" else total}
+        if self.loss.op_for(kind) not in ("mse_loss", "l1_loss"):
+            results["accuracy"] = right / len(X)
+        return results
+
+    def _forward(self, X, y, goal, kind):
+        """Outputs for X and, with y, the loss summed over rows."""
+        outputs = np.empty((len(X), self.net.out_features), self.dtype)
+        batch = max(1, min(_PREDICT_ROWS, len(X)))
+        program = self._program(goal, kind, batch)
+        arrays = {"x": X, "y": y, "prediction": outputs}
+        per_run = max(1, int(2e9 / (program.flops * batch)))  # batches in about _CHUNK_SECONDS
+        loss = 0.0
+        for first in range(0, len(X), per_run * batch):
+            rows = min(len(X), first + per_run * batch)
+            outcome = self._backend.run(program, arrays, steps=-(-(rows - first) // batch), start=first, rows=rows,
+                                        batch=batch, strict=False)
+            if y is not None:
+                sizes = np.minimum(batch, rows - np.arange(first, rows, batch))
+                loss += float(outcome.losses @ sizes if self.loss.reduction == "mean" else outcome.losses.sum())
+        return outputs, loss
+
+    # parameters and states
+
+    def state_dict(self):
+        """Copies of the parameters, named as in the network, and of the optimizer's states ("optimizer.<state>.<name>")."""
+        program = self._program("predict", None)
+        state = {name: self._backend.read(program, "parameters", name) for name in self.net.shapes}
+        for i, kept in enumerate(self._states):
+            state |= {f"optimizer.{kept}.{name}": self._backend.read(program, f"state {i}", name)
+                      for name in self.net.shapes}
+        return state
+
+    def load_state_dict(self, state):
+        """Take over what `state_dict` gave; the errors are those of `Sequential.load_state_dict`."""
+        names = {f"optimizer.{kept}.{name}": (f"state {i}", name)
+                 for i, kept in enumerate(self._states) for name in self.net.shapes}
+        missing = names.keys() - state.keys()
+        if missing:
+            raise KeyError(f"state_dict misses {sorted(missing)}")
+        states = {key: np.asarray(state[key]) for key in names}
+        for key, (_, name) in names.items():
+            if states[key].shape != self.net.shapes[name] or states[key].dtype.kind != "f":
+                raise ValueError(f"{key} must hold floats of shape {self.net.shapes[name]}, got {states[key].dtype} "
+                                 f"of shape {states[key].shape}")
+        program = self._program("predict", None)
+        self.net.load_state_dict({key: value for key, value in state.items() if key not in names})
+        for key, (region, name) in names.items():
+            self._backend.write(program, region, name, states[key])
+
+    def read_parameter(self, name):
+        """A copy of one parameter; for the network."""
+        return self._backend.read(self._programs["predict", None], "parameters", name)
+
+    def write_parameter(self, name, value):
+        """Overwrite one parameter; for the network."""
+        self._backend.write(self._programs["predict", None], "parameters", name, value)
+
+    # programs
+
+    def program(self, X, y):
+        """The training program for data such as X and y: print it to see what runs."""
+        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
+        return self._program("train", self._targets(y, len(X))[1])
+
+    def _targets(self, y, rows, name="y"):
+        return data.targets(y, rows, self.loss, self.net.out_features, self.dtype, self.check_finite, name)
+
+    def _program(self, goal, kind, rows=None):
+        """The program for a goal and a kind of targets, ready to run on batches of `rows`."""
+        if self._backend is None:
+            self._make_backend()
+        if (goal, kind) not in self._programs:
+            self._programs[goal, kind] = self._plan(goal, kind)
+        program = self._programs[goal, kind]
+        self._backend.prepare(program, rows or self.batch_size)
+        if self.net.owner is not self:
+            for name, value in self.net.take(self).items():
+                self.write_parameter(name, value)
+        return program
+
+    def _make_backend(self):
+        if self.backend == "numpy":
+            from .numpy_backend import NumpyBackend
+
+            self._backend = NumpyBackend(self.dtype)
+        else:
+            from .cpu_backend import CpuBackend
+
+            self._backend = CpuBackend(self.dtype, self.threads)
+        program = self._programs["predict", None] = self._plan("predict", None)
+        self._backend.prepare(program, 1)
+        for i in range(len(self._states)):
+            for name, shape in self.net.shapes.items():
+                self._backend.write(program, f"state {i}", name, np.zeros(shape))
+
+    def _plan(self, goal, kind):
+        graph, prediction = self.net.graph()
+        options = {"states": len(self._states), "layout": self._layout()}
+        if goal == "predict":
+            return plan(graph, prediction=prediction, **options)
+        loss = self.loss.apply(graph, prediction, kind)
+        if goal == "evaluate":
+            return plan(graph, loss=loss, prediction=prediction, **options)
+        parameters = [node for node in graph.nodes if node.op == "parameter"]
+        gradients = dict(zip(parameters, autodiff.differentiate(graph, loss, parameters), strict=True))
+        if goal == "gradient":
+            return plan(graph, loss=loss, gradients=gradients, keep_gradient=True, **options)
+        updates = []
+        for parameter, gradient in gradients.items():
+            states = [graph.parameter(f"{parameter.name}.{name}", parameter.shape) for name in self._states]
+            updates.append(graph.apply(self.optimizer.op, parameter, gradient, *states,
+                                       name=f"{parameter.name}.update"))
+        return plan(graph, loss=loss, gradients=gradients, updates=updates, settings=self.optimizer.settings(),
+                    **options)
+
+    def _layout(self):
+        from .cpu_backend import layout
+
+        return layout(self.dtype)
+
+
+def _integer(name, value, low):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    value = value.__index__()
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    return value
+
+
+def _notify(callbacks, event, trainer, logs):
+    for callback in callbacks:
+        method = getattr(callback, event, None)
+        if method is not None:
+            method(trainer, logs)

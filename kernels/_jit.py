@@ -1,0 +1,174 @@
+"""Compiles kernels to object code, keeps the code on disk, loads it: the only place with compile flags.
+
+A kernel is a plain Python function whose last three parameters are `context, low, high`; those before them are its
+operands, int64, or float64 where annotated `float`. It returns 0, or a positive status. It is called with the
+address of a row of the program, from which the operands are read in the order of the parameters, after HEADER cells.
+To compile a kernel for a dtype, every name that it and its helpers read from their modules is bound anew: the names of `_primitives` to LLVM
+instructions and constants of the target, helper functions to inlined copies of themselves, other kernels to external
+symbols, and float literals to `real`. The result is one self-contained object file for each kernel and dtype, which
+a later process loads without importing Numba.
+"""
+
+import ctypes
+import hashlib
+import os
+import threading
+import types
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+
+from . import _primitives
+from ._cache import Cache
+from ._target import host
+
+CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
+_FOLDER = Path(__file__).parent
+_SIGNATURE = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
+_lock = threading.RLock()
+_loaded = {}  # symbol -> address
+HEADER = 4  # cells of a row before the operands: kernel address, units, cost of a unit, cost before this row
+compiled = []  # symbols compiled, not loaded from disk, by this process; tests and `warmup` read it
+
+
+def kernel(function):
+    """Mark a function as compiled on its own and called by address or by symbol."""
+    function.is_kernel = True
+    return function
+
+
+def address(function, dtype):
+    """The address of `function` compiled for `dtype`; compiles or loads it on first use."""
+    with _lock:
+        return _load(function, np.dtype(dtype))
+
+
+def caller(function, dtype):
+    """A Python callable `(row, context, low, high) -> status` on the compiled kernel; it releases the GIL."""
+    return _SIGNATURE(address(function, dtype))
+
+
+def operands(function):
+    """The operand names of a kernel, in the order of its row."""
+    code = function.__code__
+    return code.co_varnames[: code.co_argcount - 3]
+
+
+def symbol(function, dtype):
+    """The name of a compiled kernel, the same in every process."""
+    return f"hotloop_{function.__module__.rpartition('.')[2]}_{function.__name__}_{np.dtype(dtype).name}"
+
+
+def _load(function, dtype):
+    name = symbol(function, dtype)
+    if name not in _loaded:
+        for other in _externals(function):
+            _load(other, dtype)
+        key = _key(name, function)
+        code = _disk().read(key)
+        engine = None
+        if code is not None:
+            engine = _link(code)
+        if engine is None:
+            from . import _compile
+
+            code = _compile.compile_object(function, dtype, name, _target_machine(), CHECKED)
+            compiled.append(name)
+            _disk().write(key, code)
+            engine = _link(code)
+        _loaded[name] = engine.get_function_address(name)
+        llvm.add_symbol(f"{name}_direct", engine.get_function_address(f"{name}_direct"))
+    return _loaded[name]
+
+
+def _externals(function):
+    """The other kernels that a kernel calls by symbol, found through its helpers."""
+    found, seen, todo = [], set(), [function]
+    while todo:
+        current = todo.pop()
+        for value in names_read(current).values():
+            if isinstance(value, types.FunctionType) and value not in seen and is_helper(value):
+                seen.add(value)
+                (found if hasattr(value, "is_kernel") else todo).append(value)
+    return [other for other in found if other is not function]
+
+
+def names_read(function):
+    """The names that a function's own code takes from its module or closure, with their values."""
+    names, codes = set(), [function.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    found = {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return found | {name: cell.cell_contents for name, cell in cells}
+
+
+def is_helper(value):
+    """Whether a global is a function to compile along: plain Python, and none of the primitives."""
+    return isinstance(value, types.FunctionType) and value.__module__ != _primitives.__name__
+
+
+_engines = []  # keep the code mapped
+
+
+def _link(code):
+    """Map object code into the process."""
+    engine = _engine()
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return engine
+
+
+def _engine():
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+
+
+def _target_machine():
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = host()
+    x86 = llvm.get_process_triple().startswith(("x86_64", "i686", "amd64"))
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="static" if x86 else "default",
+        codemodel="jitdefault", jit=True)
+
+
+def _digest_sources():
+    digest = hashlib.sha256()
+    for path in sorted(_FOLDER.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest
+
+
+_sources = None
+
+
+def _key(name, function):
+    """What the object code depends on, as a digest: sources, compiler, Python, processor, checking mode."""
+    global _sources
+    if _sources is None:
+        from importlib.metadata import version
+
+        target = host()
+        _sources = _digest_sources()
+        parts = [llvmlite.__version__, version("numba"), np.__version__, os.sys.version, llvm.get_process_triple(),
+                 repr(target), str(CHECKED)]
+        _sources.update("\0".join(parts).encode())
+    digest = _sources.copy()
+    digest.update(name.encode())
+    return f"{name}-{digest.hexdigest()[:32]}"
+
+
+_cache = None
+
+
+def _disk():
+    global _cache
+    if _cache is None:
+        _cache = Cache.default()
+    return _cache

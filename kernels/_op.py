@@ -1,0 +1,55 @@
+"""The op table: everything that a graph node can be, each declared once, in the file that holds its kernels."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int | None, ...]  # None is the batch
+OPS: dict[str, "Op"] = {}
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of the graph.
+
+    name: what graphs, programs and error messages call it.
+    shape: `(attributes, *input shapes) -> output shape`; raises ValueError with both shapes where they do not fit.
+    reference: `(attributes, *arrays) -> array`, plain NumPy, sharing nothing with the kernels: it judges them, and
+        it is what the numpy backend runs.
+    gradient: `(graph, node, upstream) -> nodes`, one node or None for each input; None for an op without one.
+    saves: "x" or "y", for an elementwise op whose backward op reads its input or its output.
+    cpu: the CPU kernel, compiled by itself; None for an op that exists inside other kernels alone.
+    finish: how `gemm` applies the op to its registers (see there), where it can.
+    states: names of an optimizer's state operands, each laid out as the parameters.
+    tolerance: the row of the tests' tolerance table that its results are held to.
+    cases: attributes that the tests try the op with.
+    """
+
+    name: str
+    shape: Callable[..., Shape]
+    reference: Callable[..., np.ndarray]
+    gradient: Callable[..., tuple] | None = None
+    saves: str | None = None
+    cpu: Callable[..., int] | None = None
+    finish: int | None = None
+    states: tuple[str, ...] = ()
+    tolerance: str = "elementwise"
+    cases: tuple[Mapping[str, Any], ...] = ({},)
+
+
+def register(op):
+    """Enter `op` into the table; a name is taken once."""
+    if op.name in OPS:
+        raise ValueError(f"op {op.name!r} is in the table already: choose another name")
+    OPS[op.name] = op
+    return op
+
+
+def same_shape(attributes, first, *others):
+    """The shape rule of elementwise ops: all inputs alike."""
+    for other in others:
+        if other != first:
+            raise ValueError(f"expected inputs of one shape, got {first} and {other}")
+    return first

@@ -1,0 +1,183 @@
+"""What kernels may use beyond plain Python: memory spans, exact-bit helpers, vector tiles, atomics.
+
+Each function here is the plain-Python meaning. When a kernel is compiled, `_lowering` puts the LLVM instructions of
+the same name in its place, so kernel sources import nothing but this module and run, slowly, as ordinary Python too.
+Addresses and sizes are int64 throughout; `real` is the floating-point type that a kernel is compiled for.
+"""
+
+import ctypes
+import math
+
+import numpy as np
+
+# Bound anew for every compilation (see `_jit.bindings`); these values serve plain-Python runs.
+real = np.float64  # the floating-point type of the kernel
+DOUBLE = True  # real is float64
+SIZE = 8  # bytes of one `real`
+LANES = 4  # `real`s in one vector register
+PANEL = 8  # columns of a weight panel: two vectors
+TILE = 6  # rows of the register tile
+
+
+class ByPrecision(tuple):
+    """Polynomial coefficients, lowest power first, for each type: read in a kernel as the tuple of its own type."""
+
+    def __new__(cls, single, double):
+        """Keep `double` as the tuple itself and `single` beside it."""
+        made = super().__new__(cls, double)
+        made.single = single
+        return made
+
+
+def _array(address, size, dtype):
+    nbytes = size * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype) if size else np.empty(0, dtype)
+
+
+def reals(address, size):
+    """View `size` values of type `real` at `address`."""
+    return _array(address, size, real)
+
+
+def doubles(address, size):
+    """View `size` float64 values at `address`."""
+    return _array(address, size, np.float64)
+
+
+def ints(address, size):
+    """View `size` int64 values at `address`."""
+    return _array(address, size, np.int64)
+
+
+def as_double(bits):
+    """Read the float64 whose bit pattern is the int64 `bits`."""
+    return np.int64(bits).view(np.float64)
+
+
+def fma(a, b, c):
+    """a * b + c, rounded once where the host has the instruction."""
+    return a * b + c
+
+
+def select(condition, yes, no):
+    """`yes` where `condition` holds, else `no`; both are evaluated, so loops stay free of branches."""
+    return yes if condition else no
+
+
+def horner(x, coefficients):
+    """The polynomial with these coefficients, lowest power first, at x; a chain of fused multiply-adds."""
+    total = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        total = fma(total, x, coefficient)
+    return total
+
+
+def exp2i(k):
+    """2**k for an integral `real` k inside the exponent range of normal numbers."""
+    return real(math.ldexp(1.0, int(k)))
+
+
+def exponent(x):
+    """The integral k, as `real`, with 2**k <= x < 2**(k+1), for positive normal x."""
+    return real(math.frexp(x)[1] - 1)
+
+
+def mantissa(x):
+    """x / 2**exponent(x), in [1, 2), for positive normal x."""
+    return real(2.0 * math.frexp(x)[0])
+
+
+def chop(x):
+    """x with the lower half of its significand cleared, so that chop(x)**2 is exact."""
+    if DOUBLE:
+        return (np.float64(x).view(np.int64) & np.int64(-1 << 27)).view(np.float64)
+    return (np.float32(x).view(np.int32) & np.int32(-1 << 12)).view(np.float32)
+
+
+def row_sum(address, count):
+    """Sum of `count` reals in a fixed order: LANES partial sums over whole vectors, joined lane by lane, then the rest."""
+    values = _array(address, count, real)
+    whole = count - count % LANES
+    total = real(0)
+    if whole:
+        for lane in values[:whole].reshape(-1, LANES).cumsum(0)[-1]:
+            total += lane
+    for value in values[whole:]:
+        total += value
+    return total
+
+
+def row_max(address, count):
+    """The largest of `count` >= 1 reals; a NaN among them may or may not come out."""
+    return _array(address, count, real).max()
+
+
+def finite(x):
+    """Whether x is neither NaN nor infinite."""
+    return math.isfinite(x)
+
+
+def tile(m, vectors, k, a, a_row, a_col, b, b_row, c, c_row, start, start_row, finish, mask, mask_row):
+    """c = finish(start + a @ b) on one register tile of m <= TILE rows and 1 or 2 vectors of columns.
+
+    Each element is one chain of fused multiply-adds in the order of k, so neither the tile's height nor its place
+    changes a bit. `finish`: 0 stores, 1 stores the positive part, 2 stores where `mask` is positive, else zero.
+    Strides count elements; the addresses are of a[m, k], b[k, n], c[m, n], start[m, n], mask[m, n].
+    """
+    n = vectors * LANES
+    for i in range(m):
+        row = _array(c + i * c_row * SIZE, n, real)
+        total = _array(start + i * start_row * SIZE, n, real).copy()
+        for j in range(k):
+            total += _array(a + (i * a_row + j * a_col) * SIZE, 1, real) * _array(b + j * b_row * SIZE, n, real)
+        if finish == 1:
+            total = np.where(total <= 0, real(0), total)
+        elif finish == 2:
+            total = np.where(_array(mask + i * mask_row * SIZE, n, real) > 0, total, real(0))
+        row[:] = total
+
+
+def transpose(source, source_row, target, target_row):
+    """target[j, i] = source[i, j] on one LANES x LANES block; the strides count elements."""
+    block = [_array(source + i * source_row * SIZE, LANES, real) for i in range(LANES)]
+    for j in range(LANES):
+        _array(target + j * target_row * SIZE, LANES, real)[:] = [row[j] for row in block]
+
+
+def copy(target, source, size):
+    """Copy `size` reals between spans that do not overlap."""
+    _array(target, size, real)[:] = _array(source, size, real)
+
+
+_KERNEL = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
+
+
+def call(address, row, context, low, high):
+    """Call the compiled kernel at `address`."""
+    return _KERNEL(address)(row, context, low, high)
+
+
+def atomic_add(address, value):
+    """Add to the int64 at `address`, return what it held before; a full fence."""
+    cell = _array(address, 1, np.int64)
+    cell[0] += value
+    return cell[0] - value
+
+
+def atomic_load(address):
+    """Read the int64 at `address`; later reads see what its writer had written."""
+    return _array(address, 1, np.int64)[0]
+
+
+def atomic_store(address, value):
+    """Write the int64 at `address` after everything written before."""
+    _array(address, 1, np.int64)[0] = value
+
+
+def pause():
+    """Tell the core that this is a waiting loop."""
+
+
+def yield_thread(address):
+    """Give the time slice away through the C function at `address`."""
+    ctypes.CFUNCTYPE(ctypes.c_int)(address)()

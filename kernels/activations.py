@@ -1,0 +1,240 @@
+"""Activations: y = f(x) for each element, and dx = dy f'(x).
+
+An entry is a value formula, a slope formula, and two lines of NumPy that judge them; the kernels of a target are made
+from the formulas. `p` is the op's parameter (the negative slope of leaky ReLU), unused by most. The slope formula and
+its reference are given x or y, whichever the entry saves. NaN passes through all of them. Conventions are torch's:
+relu'(0) = 0. Softmax, which mixes the elements of a row, follows at the end.
+"""
+
+import math
+
+import numpy as np
+
+from ._context import CONTEXT, SCRATCH
+from ._jit import kernel
+from ._op import Op, register, same_shape
+from ._primitives import SIZE, ints, real, reals, row_max, row_sum, select
+from .elementary import exp, normal_cdf, normal_pdf, sigmoid, tanh
+from .gemm import PLAIN, POSITIVE, WHERE_POSITIVE
+
+ACTIVATIONS: dict[str, str] = {}  # name -> the attribute that holds its parameter, "" for none
+
+
+def activation(name, value, slope, saves, reference, reference_slope, parameter="", cases=({},), finish=(None, None)):
+    """Enter an activation and its backward op into the table, with CPU kernels made from the formulas."""
+    backward = f"{name}_backward"
+
+    def parameter_of(attributes):
+        return attributes[parameter] if parameter else 0.0
+
+    def evaluate(attributes, x):
+        return reference(x, parameter_of(attributes))
+
+    def evaluate_backward(attributes, dy, saved):
+        return dy * reference_slope(saved, parameter_of(attributes))
+
+    def gradient(graph, node, upstream):
+        return (graph.apply(backward, upstream, node.inputs[0] if saves == "x" else node, **node.attributes),)
+
+    ACTIVATIONS[name] = parameter
+    register(Op(name, same_shape, evaluate, gradient, saves, _forward_kernel(name, value), finish[0], cases=cases))
+    register(Op(backward, same_shape, evaluate_backward, None, saves, _backward_kernel(name, slope), finish[1],
+                cases=cases))
+
+
+def _forward_kernel(name, value):
+    def forward(x, x_row, y, y_row, y_width, p: float, context, low, high):
+        rows, width = high - low, y_width
+        if x_row == width and y_row == width:  # no gaps: one long loop
+            rows, width = 1, rows * width
+        parameter = real(p)
+        for i in range(low, low + rows):
+            source, target = reals(x + i * x_row * SIZE, width), reals(y + i * y_row * SIZE, width)
+            for j in range(width):
+                target[j] = value(source[j], parameter)
+        return 0
+
+    return _named(forward, f"{name}_forward")
+
+
+def _backward_kernel(name, slope):
+    def backward(dy, dy_row, saved, saved_row, dx, dx_row, dx_width, p: float, context, low, high):
+        rows, width = high - low, dx_width
+        if dy_row == width and saved_row == width and dx_row == width:
+            rows, width = 1, rows * width
+        parameter = real(p)
+        for i in range(low, low + rows):
+            up, kept = reals(dy + i * dy_row * SIZE, width), reals(saved + i * saved_row * SIZE, width)
+            target = reals(dx + i * dx_row * SIZE, width)
+            for j in range(width):
+                target[j] = up[j] * slope(kept[j], parameter)
+        return 0
+
+    return _named(backward, f"{name}_backward")
+
+
+def _named(function, name):
+    function.__name__ = function.__qualname__ = name
+    return kernel(function)
+
+
+def _identity(x, p):
+    return x
+
+
+def _one(x, p):
+    return 1.0
+
+
+activation("identity", _identity, _one, "y", lambda x, p: +x, lambda y, p: np.ones_like(y), finish=(PLAIN, PLAIN))
+
+
+def _relu(x, p):
+    return select(x <= 0.0, 0.0, x)
+
+
+def _relu_slope(y, p):
+    return select(y > 0.0, 1.0, 0.0)
+
+
+activation("relu", _relu, _relu_slope, "y", lambda x, p: np.where(x <= 0, 0, x).astype(x.dtype),
+           lambda y, p: (y > 0).astype(y.dtype), finish=(POSITIVE, WHERE_POSITIVE))
+
+
+def _leaky_relu(x, p):
+    return select(x > 0.0, x, p * x)
+
+
+def _leaky_relu_slope(x, p):
+    return select(x > 0.0, 1.0, p)
+
+
+activation("leaky_relu", _leaky_relu, _leaky_relu_slope, "x",
+           lambda x, p: np.where(x > 0, x, x * p).astype(x.dtype),
+           lambda x, p: np.where(x > 0, 1, p).astype(x.dtype),
+           parameter="negative_slope", cases=({"negative_slope": 0.01}, {"negative_slope": 0.3}))
+
+
+def _sigmoid(x, p):
+    return sigmoid(x)
+
+
+def _sigmoid_slope(y, p):
+    return y * (1.0 - y)
+
+
+def _numpy_sigmoid(x, p):
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+activation("sigmoid", _sigmoid, _sigmoid_slope, "y", _numpy_sigmoid, lambda y, p: y * (1 - y))
+
+
+def _tanh(x, p):
+    return tanh(x)
+
+
+def _tanh_slope(y, p):
+    return 1.0 - y * y
+
+
+activation("tanh", _tanh, _tanh_slope, "y", lambda x, p: np.tanh(x), lambda y, p: 1 - y * y)
+
+# GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P.
+
+
+def _gelu(x, p):
+    return x * normal_cdf(x)
+
+
+def _gelu_slope(x, p):
+    return normal_cdf(x) + x * normal_pdf(x)
+
+
+def _numpy_normal_cdf(x):
+    erfc = np.vectorize(math.erfc, otypes=[np.float64])
+    return (0.5 * erfc(np.asarray(x, np.float64) * -math.sqrt(0.5))).astype(x.dtype)
+
+
+def _numpy_normal_pdf(x):
+    return np.exp(-0.5 * x * x) * x.dtype.type(1 / math.sqrt(2 * math.pi))
+
+
+activation("gelu", _gelu, _gelu_slope, "x", lambda x, p: x * _numpy_normal_cdf(x),
+           lambda x, p: _numpy_normal_cdf(x) + x * _numpy_normal_pdf(x))
+
+_GELU_SCALE = 1.5957691216057308  # 2 sqrt(2/pi)
+_GELU_CUBE = 0.044715
+
+
+def _gelu_tanh(x, p):
+    return x * sigmoid(_GELU_SCALE * (x + _GELU_CUBE * (x * x * x)))  # (1 + tanh u) / 2 = sigmoid(2u)
+
+
+def _gelu_tanh_slope(x, p):
+    s = sigmoid(_GELU_SCALE * (x + _GELU_CUBE * (x * x * x)))
+    return s + x * (s * (1.0 - s)) * (_GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * (x * x)))
+
+
+def _numpy_gelu_tanh(x, p):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)))
+
+
+def _numpy_gelu_tanh_slope(x, p):
+    t = np.tanh(math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3))
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBE * x * x)
+
+
+activation("gelu_tanh", _gelu_tanh, _gelu_tanh_slope, "x", _numpy_gelu_tanh, _numpy_gelu_tanh_slope)
+
+# Softmax over a row: y_i = exp(x_i - max x) / sum_j exp(x_j - max x); dx_i = y_i (dy_i - sum_j dy_j y_j).
+
+
+@kernel
+def softmax_forward(x, x_row, y, y_row, y_cols, y_width, context, low, high):
+    """Softmax over each row; y may be x."""
+    for i in range(low, high):
+        source, target = reals(x + i * x_row * SIZE, y_width), reals(y + i * y_row * SIZE, y_width)
+        top = row_max(x + i * x_row * SIZE, y_cols)
+        for j in range(y_width):
+            target[j] = exp(source[j] - top)
+        scale = 1.0 / row_sum(y + i * y_row * SIZE, y_cols)
+        for j in range(y_width):
+            target[j] = target[j] * scale
+    return 0
+
+
+@kernel
+def softmax_backward(dy, dy_row, y, y_row, dx, dx_row, dx_cols, dx_width, context, low, high):
+    """Pass dy back through softmax, given its output y; dx may be dy. The row's products go through the scratch."""
+    scratch = ints(context, CONTEXT)[SCRATCH]
+    for i in range(low, high):
+        up, kept = reals(dy + i * dy_row * SIZE, dx_width), reals(y + i * y_row * SIZE, dx_width)
+        target, product = reals(dx + i * dx_row * SIZE, dx_width), reals(scratch, dx_width)
+        for j in range(dx_cols):
+            product[j] = up[j] * kept[j]
+        total = row_sum(scratch, dx_cols)
+        for j in range(dx_cols):
+            target[j] = kept[j] * (up[j] - total)
+        for j in range(dx_cols, dx_width):
+            target[j] = 0.0
+    return 0
+
+
+def _softmax_reference(attributes, x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _softmax_reference_backward(attributes, dy, y):
+    return y * (dy - (dy * y).sum(-1, keepdims=True))
+
+
+def _softmax_gradient(graph, node, upstream):
+    return (graph.apply("softmax_backward", upstream, node),)
+
+
+register(Op("softmax", same_shape, _softmax_reference, _softmax_gradient, "y", softmax_forward, tolerance="row"))
+register(Op("softmax_backward", same_shape, _softmax_reference_backward, None, "y", softmax_backward,
+            tolerance="row"))

@@ -1,0 +1,133 @@
+"""The dense layer: Y = X W + b, and its three gradients.
+
+    Y[b, o]  = sum_i X[b, i] W[i, o] + bias[o]
+    dX[b, i] = sum_o dY[b, o] W[i, o]
+    dW[i, o] = sum_b X[b, i] dY[b, o],   dbias[o] = sum_b dY[b, o]
+
+In the arena W lies in panels of PANEL output columns; a panel holds its I rows of PANEL values one after the other
+and, as row I, the bias. One panel row is what the forward tile loads, a strip of rows is what the gradient tile makes
+and the optimizer updates, and a square of it, transposed in registers, is what the input gradient loads. Columns past
+O are zero and stay so.
+"""
+
+from ._context import BATCH, CONTEXT, GRADIENT, SCRATCH, ZEROS
+from ._jit import kernel
+from ._op import Op, register
+from ._primitives import LANES, PANEL, SIZE, TILE, call, ints, reals, transpose
+from .gemm import PLAIN, gemm
+
+STRIP = 4  # register tiles in one unit of the weight gradient
+
+
+@kernel
+def dense_forward(x, x_row, x_cols, w, y, y_row, y_width, finish, chain, context, low, high):
+    """Y = finish(X W + b) for rows [low, high), then the instruction `chain` (an activation) on the same rows."""
+    size = (x_cols + 1) * PANEL
+    gemm(x, x_row, 1, w, PANEL, size, y, y_row, w + x_cols * PANEL * SIZE, 0, size, finish, 0, 0,
+         x_cols, y_width, context, low, high)
+    if chain:
+        return call(ints(chain, 1)[0], chain, context, low, high)
+    return 0
+
+
+@kernel
+def dense_input_gradient(dy, dy_row, dy_cols, w, dx, dx_row, dx_cols, dx_width, finish, mask, mask_row, chain,
+                         context, low, high):
+    """dX = finish(dY W') for rows [low, high), then the instruction `chain` on the same rows.
+
+    Each block of PANEL columns of W' is transposed into the worker's scratch, dy_cols x PANEL, and used for all rows.
+    """
+    cells = ints(context, CONTEXT)
+    turned, zeros = cells[SCRATCH], cells[ZEROS]
+    panel_size = (dx_cols + 1) * PANEL
+    for first in range(0, dx_width, PANEL):
+        width = min(PANEL, dx_width - first)
+        for o in range(0, dy_cols, LANES):
+            square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
+            for i in range(0, width, LANES):
+                transpose(square + i * PANEL * SIZE, PANEL, turned + (o * PANEL + i) * SIZE, PANEL)
+        if first + width > dx_cols:  # rows of the bias and of what follows were turned along
+            for o in range(dy_cols):
+                line = reals(turned + o * PANEL * SIZE, PANEL)
+                for i in range(dx_cols - first, width):
+                    line[i] = 0.0
+        gemm(dy, dy_row, 1, turned, PANEL, 0, dx + first * SIZE, dx_row, zeros, 0, 0, finish,
+             mask + first * SIZE, mask_row, dy_cols, width, context, low, high)
+    if chain:
+        return call(ints(chain, 1)[0], chain, context, low, high)
+    return 0
+
+
+@kernel
+def dense_parameter_gradient(x, x_row, x_cols, dy, dy_row, dy_width, w, w_first, bias, gradient, chain,
+                             context, low, high):
+    """dW and dbias for units [low, high), then the optimizer `chain` on the elements of each unit.
+
+    A unit is STRIP * TILE rows of one panel; the last strip of a panel takes the bias row along. The gradient goes
+    to `gradient`, which is laid out as all parameters are, or, where that is 0, no further than the worker's scratch.
+    `w_first` is the place of this layer's first element among all parameters.
+    """
+    cells = ints(context, CONTEXT)
+    batch, zeros, scratch = cells[BATCH], cells[ZEROS], cells[SCRATCH]
+    strips = dense_strips(x_cols)
+    status = 0
+    for unit in range(low, high):
+        panel, first = unit // strips, unit % strips * (STRIP * TILE)
+        last = min(first + STRIP * TILE, x_cols)
+        column, width = dy + panel * PANEL * SIZE, min(PANEL, dy_width - panel * PANEL)
+        begin = w_first + (panel * (x_cols + 1) + first) * PANEL
+        target = gradient + begin * SIZE if gradient else scratch
+        gemm(x + first * SIZE, 1, x_row, column, dy_row, 0, target, PANEL, zeros, 0, 0, PLAIN, 0, 0,
+             batch, width, context, 0, last - first)
+        end = begin + (last - first) * PANEL
+        if width < PANEL:
+            _clear(target, last - first, width)
+        if last == x_cols and bias:
+            total = target + (last - first) * PANEL * SIZE
+            gemm(zeros + PANEL * SIZE, 0, 0, column, dy_row, 0, total, PANEL, zeros, 0, 0, PLAIN, 0, 0,
+                 batch, width, context, 0, 1)
+            if width < PANEL:
+                _clear(total, 1, width)
+            end += PANEL
+        if chain:
+            cells[GRADIENT] = target - begin * SIZE
+            status |= call(ints(chain, 1)[0], chain, context, begin, end)
+    return status
+
+
+def _clear(target, rows, width):
+    for i in range(rows):
+        line = reals(target + i * PANEL * SIZE, PANEL)
+        for j in range(width, PANEL):
+            line[j] = 0.0
+
+
+def dense_strips(inputs):
+    """Units of one panel of the weight gradient."""
+    return max(1, -(-inputs // (STRIP * TILE)))
+
+
+def _dense_shape(attributes, x, w, *bias):
+    if len(x) != 2 or len(w) != 2 or x[1] != w[1] or bias and bias[0] != (w[0],):
+        raise ValueError(f"dense needs x (batch, in), weight (out, in), bias (out,); got {x}, {w}, {bias}")
+    return (x[0], w[0])
+
+
+def _dense_reference(attributes, x, w, *bias):
+    y = x @ w.T
+    return y + bias[0] if bias else y
+
+
+def _dense_gradient(graph, node, dy):
+    x, w, *bias = node.inputs
+    return (graph.apply("dense_input_gradient", dy, w), graph.apply("dense_weight_gradient", x, dy),
+            *[graph.apply("dense_bias_gradient", dy) for _ in bias])
+
+
+register(Op("dense", _dense_shape, _dense_reference, _dense_gradient, cpu=dense_forward, tolerance="product"))
+register(Op("dense_input_gradient", lambda attributes, dy, w: (dy[0], w[1]), lambda attributes, dy, w: dy @ w,
+            cpu=dense_input_gradient, tolerance="product"))
+register(Op("dense_weight_gradient", lambda attributes, x, dy: (dy[1], x[1]), lambda attributes, x, dy: dy.T @ x,
+            cpu=dense_parameter_gradient, tolerance="product"))
+register(Op("dense_bias_gradient", lambda attributes, dy: (dy[1],), lambda attributes, dy: dy.sum(0),
+            cpu=dense_parameter_gradient, tolerance="product"))

@@ -1,0 +1,117 @@
+"""The executor of programs: one compiled function that a team of workers runs together, step after step.
+
+A step goes through phases. In a ROWS phase each worker takes a contiguous slice of the batch and runs all the phase's
+instructions on it, a block of rows at a time, so that what one instruction wrote is in cache when the next reads it.
+In a UNITS phase the units of all its instructions are dealt out by cost. An EACH phase is run by every worker for
+itself. Workers meet at a barrier after ROWS and UNITS phases, twice a training step. Which worker computes an element
+changes nothing in how it is computed.
+"""
+
+import numpy as np
+
+from ._context import BATCH, CONTEXT, LOSS, START, UPDATE
+from ._jit import kernel
+from ._primitives import atomic_add, atomic_load, atomic_store, call, doubles, ints, pause, yield_thread
+
+ROWS, UNITS, EACH = 0, 1, 2
+PHASE = 4  # cells of a phase: kind, address of its first row, number of rows, total cost
+KIND, FIRST, COUNT, COST = range(PHASE)
+ADDRESS, ROW_UNITS, ROW_COST, ROW_BEFORE = range(4)  # the head of an instruction's row
+
+# Cells that the team shares, a cache line apart: arrivals and generation of the barrier, then the verdict on the run.
+ARRIVED, GENERATION, FAILED, OVERFLOWED, DONE, ABORTED = 0, 8, 16, 24, 32, 40
+SHARED = 48
+_SPINS = 4000  # about 40 us of waiting before a worker offers its core to others
+
+
+@kernel
+def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, block, strict, losses, contexts, workers, shared,
+         yielder, context, low, high):
+    """Run `steps` steps as worker `low`; the batches follow each other from row `start` of `rows`.
+
+    Puts the loss of each step into `losses` (float64; 0 if there is none) and the number of completed steps into
+    shared[DONE]. Ends early where a kernel failed (shared[FAILED]), an update was not finite (shared[OVERFLOWED]) or,
+    if `strict`, a loss was not finite; the update that would follow from that loss is not made.
+    """
+    worker = low
+    own = contexts + worker * CONTEXT * 8
+    cells = ints(own, CONTEXT)
+    verdict = ints(shared, SHARED)
+    done = 0
+    for step in range(steps):
+        size = min(batch, rows - start)
+        cells[BATCH], cells[START], cells[UPDATE] = size, start, update + step
+        for number in range(phase_count):
+            phase = ints(phases + number * PHASE * 8, PHASE)
+            if phase[KIND] == ROWS:
+                first, last = size * worker // workers, size * (worker + 1) // workers
+                status = 0
+                for begin in range(first, last, block):
+                    end = min(begin + block, last)
+                    for i in range(phase[COUNT]):
+                        row = phase[FIRST] + i * row_bytes
+                        status |= call(ints(row, 1)[0], row, own, begin, end)
+            elif phase[KIND] == UNITS:
+                status = deal(phase[FIRST], phase[COUNT], phase[COST], row_bytes, worker, workers, own)
+            else:
+                for i in range(phase[COUNT]):
+                    row = phase[FIRST] + i * row_bytes
+                    status = call(ints(row, 1)[0], row, own, 0, 0)
+                loss = doubles(own, CONTEXT)[LOSS]
+                if losses and worker == 0:
+                    doubles(losses, step + 1)[step] = loss
+                if strict and not np.isfinite(loss):
+                    return done
+            if status:
+                atomic_add(shared + (FAILED if status < 0 else OVERFLOWED) * 8, 1)
+            if phase[KIND] != EACH:
+                if not meet(shared, workers, yielder) or atomic_load(shared + FAILED * 8):
+                    return done
+        done += 1
+        if worker == 0:
+            verdict[DONE] = done
+        if atomic_load(shared + OVERFLOWED * 8):
+            return done
+        start += size
+        if start >= rows:
+            start = 0
+    return done
+
+
+def deal(first, count, total, row_bytes, worker, workers, own):
+    """Run this worker's share of the units of `count` instructions: those whose cost begins in its part of `total`."""
+    begin, end = total * worker // workers, total * (worker + 1) // workers
+    status = 0
+    for i in range(count):
+        row = first + i * row_bytes
+        head = ints(row, 4)
+        cost, before, units = head[ROW_COST], head[ROW_BEFORE], head[ROW_UNITS]
+        low = min(max(-((before - begin) // cost), 0), units)
+        high = min(max(-((before - end) // cost), 0), units)
+        if low < high:
+            status |= call(head[ADDRESS], row, own, low, high)
+    return status
+
+
+def meet(shared, workers, yielder):
+    """Wait until every worker of the team is here; False if the run was given up meanwhile.
+
+    What any worker wrote before is seen by all after.
+    """
+    if workers == 1:
+        return True
+    generation = atomic_load(shared + GENERATION * 8)
+    if atomic_add(shared + ARRIVED * 8, 1) == workers - 1:
+        atomic_store(shared + ARRIVED * 8, 0)
+        atomic_add(shared + GENERATION * 8, 1)
+        return True
+    spins = 0
+    while atomic_load(shared + GENERATION * 8) == generation:
+        spins += 1
+        if spins < _SPINS:
+            pause()
+        else:
+            yield_thread(yielder)
+            if atomic_load(shared + ABORTED * 8):
+                return False
+    return True
