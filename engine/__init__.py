@@ -1,15 +1,21 @@
 """hotloop: dense networks trained at the speed of the machine."""
 
 if __name__ == "engine":
-    raise ImportError("import hotloop, not engine: run `pip install -e .` and leave the repository root")
+    raise ImportError("this folder is imported as hotloop, not as engine: run `pip install -e .` and `import hotloop`")
 
 from .callbacks import Callback, ProgressBar
+from .checkpoint import load, save
 from .errors import NonFiniteError
 from .history import History
-from .layers import GELU, Dense, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from .layers import GELU, Activation, Dense, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .network import Sequential
 from .optimizers import SGD, Adam, AdamW
 from .trainer import Trainer
 
 __version__ = "0.1.0"
+__all__ = [
+    "GELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback", "CrossEntropyLoss", "Dense",
+    "History", "Identity", "L1Loss", "LeakyReLU", "MSELoss", "NonFiniteError", "ProgressBar", "ReLU", "Sequential", "Sigmoid",
+    "Softmax", "Tanh", "Trainer", "load", "save",
+]

@@ -31,19 +31,25 @@ class CpuBackend:
         self.threads = threads
         self.arena = _aligned_zeros(0)
         self._fixed = 0
-        self._bound = {}
+        self._bound, self._capacity = {}, {}
 
     def prepare(self, program, capacity):
-        """Make room for `program` at `capacity` rows a batch, and compile or load its kernels."""
+        """Make room for `program` at `capacity` rows a batch; its parameters can be read and written then."""
+        capacity = max(capacity, self._capacity.get(program, 0))
+        self._capacity[program] = capacity
         _, size = program.place(capacity)
         fixed = max(self._fixed, program.fixed_bytes())
         if size > self.arena.nbytes or fixed > self._fixed:
             arena = _aligned_zeros(max(size, self.arena.nbytes))
             arena[: self._fixed] = self.arena[: self._fixed]
             self.arena, self._fixed, self._bound = arena, fixed, {}
-        known = self._bound.get(program)
-        if known is None or known.capacity < capacity:
-            self._bound[program] = _Bound(program, self.arena, capacity, self.dtype)
+
+    def _bind(self, program):
+        """The program as a table for the arena as it is now; compiles or loads its kernels on first use."""
+        bound, capacity = self._bound.get(program), self._capacity[program]
+        if bound is None or bound.capacity < capacity:
+            bound = self._bound[program] = _Bound(program, self.arena, capacity, self.dtype)
+        return bound
 
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient, in torch's shape."""
@@ -80,7 +86,7 @@ class CpuBackend:
         order, checked by the caller. `update` numbers the first update, from 1. `strict` ends the run at a loss that is
         not finite.
         """
-        return self._bound[program].run(arrays, steps, start, rows, batch, update, strict, self.threads)
+        return self._bind(program).run(arrays, steps, start, rows, batch, update, strict, self.threads)
 
 
 class _Bound:
@@ -109,7 +115,7 @@ class _Bound:
         self.contexts = _aligned_zeros(0)
         self.workers = 0
         self.shared = _aligned_zeros(walk.SHARED * 8).view(np.int64)
-        row_bytes = sum(buffer.row * buffer.itemsize for buffer in program.buffers)
+        row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
         self.block = max(_SECOND_LEVEL // max(row_bytes, 1), _LEAST_ROWS) // tile * tile
 
@@ -118,8 +124,11 @@ class _Bound:
         operands, program = instruction.operands, self.program
         if name not in operands:
             base, _, part = name.rpartition("_")
-            if base in operands and part in ("row", "cols", "width"):
-                return getattr(operands[base], part, 0)
+            if base in operands and part in ("panel", "panels", "cols", "width"):
+                if not isinstance(operands[base], Buffer):
+                    return 0
+                value = getattr(operands[base], part)
+                return value(self.capacity) if part == "panel" else value
             self.late.append((number, cell, name))
             return 0
         value = operands[name]
@@ -170,7 +179,7 @@ class _Bound:
             team.run(lambda worker: (call(address, 0, worker, 0), keep)[0], workers, self._abort)
         done = int(self.shared[walk.DONE])
         if self.shared[walk.FAILED]:
-            raise RuntimeError(f"a kernel failed in step {update + done}: this is a defect of hotloop, please report it")
+            raise RuntimeError(f"a kernel failed in step {update + done}: a defect of hotloop, please report it")
         if self.shared[walk.OVERFLOWED]:
             return Outcome(losses[:done], done, "update")
         if done < steps:

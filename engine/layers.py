@@ -15,6 +15,9 @@ def _whole(name, value):
     return value
 
 
+LAYERS: dict[str, type] = {}  # name -> class: what a network can hold and a checkpoint can name
+
+
 @dataclass(frozen=True, eq=False)
 class Dense:
     """y = x W' + b (torch's Linear): weight (out_features, in_features), bias (out_features,).
@@ -49,10 +52,21 @@ class Dense:
         return graph.apply("dense", x, *own, name=f"dense_{prefix}")
 
 
-class _Activation:
-    """An elementwise layer: no parameters, one op."""
+LAYERS["Dense"] = Dense
+
+
+class Activation:
+    """Base of layers without parameters that are one op of the table, named by `op`; `attributes` are the op's.
+
+    A subclass is a layer as it stands: networks take it, checkpoints know it by its name.
+    """
 
     op: str
+
+    def __init_subclass__(cls, **options):
+        """Enter the layer among those that networks take."""
+        super().__init_subclass__(**options)
+        LAYERS[cls.__name__] = cls
 
     def parameters(self):
         """No parameters."""
@@ -68,21 +82,21 @@ class _Activation:
 
 
 @dataclass(frozen=True, eq=False)
-class Identity(_Activation):
+class Identity(Activation):
     """y = x."""
 
     op = "identity"
 
 
 @dataclass(frozen=True, eq=False)
-class ReLU(_Activation):
+class ReLU(Activation):
     """y = max(x, 0); slope 0 at 0."""
 
     op = "relu"
 
 
 @dataclass(frozen=True, eq=False)
-class LeakyReLU(_Activation):
+class LeakyReLU(Activation):
     """y = x where x > 0, else negative_slope * x; the slope at 0 is negative_slope."""
 
     negative_slope: float = 0.01
@@ -101,21 +115,21 @@ class LeakyReLU(_Activation):
 
 
 @dataclass(frozen=True, eq=False)
-class Sigmoid(_Activation):
+class Sigmoid(Activation):
     """y = 1 / (1 + exp(-x))."""
 
     op = "sigmoid"
 
 
 @dataclass(frozen=True, eq=False)
-class Tanh(_Activation):
+class Tanh(Activation):
     """y = tanh x."""
 
     op = "tanh"
 
 
 @dataclass(frozen=True, eq=False)
-class GELU(_Activation):
+class GELU(Activation):
     """y = x P(Z <= x) for a standard normal Z (Hendrycks and Gimpel 2016).
 
     approximate: "none" for the exact form (erf), "tanh" for the paper's approximation.
@@ -135,13 +149,10 @@ class GELU(_Activation):
 
 
 @dataclass(frozen=True, eq=False)
-class Softmax(_Activation):
+class Softmax(Activation):
     """y_i = exp(x_i) / sum_j exp(x_j) over each row.
 
     For classification leave it out and use CrossEntropyLoss, which takes logits.
     """
 
     op = "softmax"
-
-
-LAYERS = {kind.__name__: kind for kind in (Dense, Identity, ReLU, LeakyReLU, Sigmoid, Tanh, GELU, Softmax)}

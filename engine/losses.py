@@ -43,7 +43,10 @@ class L1Loss(_Loss):
 
 @dataclass(frozen=True)
 class BCEWithLogitsLoss(_Loss):
-    """Binary cross-entropy of sigmoid(x) against targets in [0, 1], from the logits x: max(x, 0) - x y + log(1 + e^-|x|)."""
+    """Binary cross-entropy of sigmoid(x) against targets in [0, 1], from the logits x.
+
+    Mean over all elements of max(x, 0) - x y + log(1 + exp(-|x|)).
+    """
 
     op = "bce_with_logits_loss"
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 
 def _number(name, value, low=None, open_low=False, high=None):
-    if isinstance(value, bool) or not isinstance(value, int | float) and not hasattr(value, "__float__"):
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
     value = float(value)
-    allowed = f"{'more than' if open_low else 'at least'} {low}" + (f" and less than {high}" if high is not None else "")
+    allowed = f"{'more than' if open_low else 'at least'} {low}"
+    allowed += f" and less than {high}" if high is not None else ""
     if not math.isfinite(value) or value < low or (open_low and value == low) or (high is not None and value >= high):
         raise ValueError(f"{name} must be finite and {allowed}, got {value}")
     return value

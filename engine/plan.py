@@ -7,7 +7,6 @@ weight gradient + bias gradient + optimizer update. A value that only its succes
 from hotloop.kernels import OPS
 from hotloop.kernels import data as data_kernels
 from hotloop.kernels.activations import ACTIVATIONS
-from hotloop.kernels.dense import STRIP
 from hotloop.kernels.losses import LOSSES, total_loss
 
 from .program import Block, Buffer, External, Instruction, Program
@@ -125,7 +124,7 @@ class _Planner:
 
     def _rowwise(self, node):
         base = node.op.removesuffix("_backward")
-        self.scratch = max(self.scratch, self.layout.width(node.shape[1]))
+        self.scratch = max(self.scratch, self.layout.panel)
         if base in ACTIVATIONS:
             self._elementwise(node, "rows")
             return
@@ -150,8 +149,8 @@ class _Planner:
         if alone:
             self.place[backward] = self.place[prediction]
         slope = self._buffer(backward) if backward else self._new(f"d_{prediction.name}", columns)
-        shares = self._new(node.name, 1, packed=True)
-        self.scratch = max(self.scratch, self.layout.width(columns))
+        shares = self._new(node.name, 1, flat=True)
+        self.scratch = max(self.scratch, self.layout.panel)
         self._emit(node.op, OPS[node.op].cpu, "rows", [node, backward] if backward else [node],
                    {"x": self.place[prediction], "target": self.place[target], "loss": shares, "dx": slope,
                     "share": share})
@@ -189,8 +188,8 @@ class _Planner:
             present = len(updates[0].inputs) - 2
             states = {name: f"state {i}" if i < present else None for i, name in enumerate(op.states)}
             chain = self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states)
-        rows = STRIP * self.layout.tile
-        self.scratch = max(self.scratch, (rows + 1) * self.layout.panel)
+        rows = self.layout.panel + 1
+        self.scratch = max(self.scratch, rows * self.layout.panel)
         self.flops += 2 * block.inputs * block.outputs
         self._emit("dense_parameter_gradient", OPS[node.op].cpu, "units", [*gradients, *updates],
                    {"x": self.place[x], "dy": self.place[dy], "w": block, "w_first": block.first,
@@ -206,15 +205,13 @@ class _Planner:
     def _buffer(self, node):
         if node not in self.place:
             if node.op == "labels":
-                self.place[node] = self._new(node.name, 1, itemsize=8, packed=True)
+                self.place[node] = self._new(node.name, 1, flat=True, itemsize=8)
             else:
                 self.place[node] = self._new(node.name, node.shape[1])
         return self.place[node]
 
-    def _new(self, name, columns, itemsize=None, packed=False):
-        row = 1 if packed else self.layout.row(columns)
-        width = 1 if packed else self.layout.width(columns)
-        buffer = Buffer(name, columns, row, width, itemsize or self.layout.dtype.itemsize)
+    def _new(self, name, columns, flat=False, itemsize=0):
+        buffer = Buffer(name, columns, self.layout, flat, itemsize)
         self.buffers.append(buffer)
         return buffer
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from hotloop.kernels.dense import STRIP
-
 from .graph import Node
 
 
@@ -20,38 +18,56 @@ class Layout:
     panel: int
     tile: int
 
+    def panels(self, columns):
+        """Panels that hold so many columns."""
+        return -(-columns // self.panel)
+
     def width(self, columns):
         """Columns as kernels process them: whole vectors."""
         return -(-columns // self.lanes) * self.lanes
 
-    def row(self, columns):
-        """Distance of rows: the width, but no multiple of 4 KB, which would put a tile's rows into one cache set."""
-        width = self.width(columns)
-        line = 64 // self.dtype.itemsize
-        return width + line if width * self.dtype.itemsize % 4096 == 0 else width
-
     def block(self, inputs, outputs):
         """Elements that a dense layer's weight and bias take: whole panels of inputs + 1 rows."""
-        return -(-outputs // self.panel) * (inputs + 1) * self.panel
+        return self.panels(outputs) * (inputs + 1) * self.panel
 
     def units(self, inputs, outputs):
         """Units of a dense layer's parameter gradient."""
-        return -(-outputs // self.panel) * max(1, -(-inputs // (STRIP * self.tile)))
+        return self.panels(outputs) * self.panels(inputs)
 
 
 @dataclass(eq=False)
 class Buffer:
-    """One value a batch row: `cols` numbers (or one int64 label) of each row, `row` numbers apart."""
+    """One value a batch row: `cols` numbers of each row, in panels; or, `flat`, one number or int64 label."""
 
     name: str
     cols: int
-    row: int
-    width: int
-    itemsize: int
+    layout: Layout
+    flat: bool = False
+    itemsize: int = 0
+
+    @property
+    def panels(self):
+        """Number of panels."""
+        return self.layout.panels(self.cols)
+
+    @property
+    def width(self):
+        """Columns as kernels process them: whole vectors."""
+        return self.layout.width(self.cols)
+
+    def panel(self, capacity):
+        """Distance of panels, in numbers. One line more than the rows need puts rows of neighbours into other sets."""
+        return capacity * self.layout.panel + 64 // self.layout.dtype.itemsize
+
+    def nbytes(self, capacity):
+        """Bytes for `capacity` rows."""
+        if self.flat:
+            return capacity * (self.itemsize or self.layout.dtype.itemsize)
+        return self.panels * self.panel(capacity) * self.layout.dtype.itemsize
 
     def __repr__(self):
         """The buffer as `name[B, cols]`."""
-        return f"{self.name}[B, {self.cols}]"
+        return f"{self.name}[B, {self.cols}]" if not self.flat else f"{self.name}[B]"
 
 
 @dataclass(eq=False)
@@ -148,7 +164,7 @@ class Program:
         offset, places = self.fixed_bytes(), {}
         for buffer in self.buffers:
             places[buffer] = offset
-            offset = _aligned(offset + capacity * buffer.row * buffer.itemsize)
+            offset = _aligned(offset + buffer.nbytes(capacity))
         return places, offset
 
     def __str__(self):

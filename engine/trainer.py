@@ -1,5 +1,6 @@
 """The training loop: checks what it is given, then hands whole stretches of steps to a backend."""
 
+import math
 import time
 
 import numpy as np
@@ -148,6 +149,7 @@ class Trainer:
             raise ValueError(f"the optimizer keeps {self.optimizer.states()} now, but the trainer was made for "
                              f"{self._states}: make a new Trainer")
         program.settings.update(self.optimizer.settings())
+        self._backend.prepare(program, min(batch, rows))  # a validation or callback may have made the arena anew
         started = time.perf_counter()
         outcome = self._backend.run(program, arrays, steps=steps, start=start, rows=rows, batch=batch,
                                     update=self.updates + 1)
@@ -218,8 +220,11 @@ class Trainer:
     # parameters and states
 
     def state_dict(self):
-        """Copies of the parameters, named as in the network, and of the optimizer's states ("optimizer.<state>.<name>")."""
-        program = self._program("predict", None)
+        """Copies of the parameters, named as in the network, and of the optimizer's states.
+
+        A state of parameter "0.weight" is called "optimizer.exp_avg.0.weight", with torch's name for the state.
+        """
+        program = self._program("predict", None, 1)
         state = {name: self._backend.read(program, "parameters", name) for name in self.net.shapes}
         for i, kept in enumerate(self._states):
             state |= {f"optimizer.{kept}.{name}": self._backend.read(program, f"state {i}", name)
@@ -238,10 +243,29 @@ class Trainer:
             if states[key].shape != self.net.shapes[name] or states[key].dtype.kind != "f":
                 raise ValueError(f"{key} must hold floats of shape {self.net.shapes[name]}, got {states[key].dtype} "
                                  f"of shape {states[key].shape}")
-        program = self._program("predict", None)
+        program = self._program("predict", None, 1)
         self.net.load_state_dict({key: value for key, value in state.items() if key not in names})
         for key, (region, name) in names.items():
             self._backend.write(program, region, name, states[key])
+
+    def progress(self):
+        """Where training stands, in plain numbers; with `state_dict`, all that `resume` needs to go on bit for bit."""
+        return {"epoch": self.epoch, "updates": self.updates, "position": self._position, "rows": self._rows,
+                "loss_sum": self._loss_sum}
+
+    def resume(self, progress):
+        """Go on from what `progress` gave. Raises TypeError and ValueError for numbers that cannot be a progress."""
+        epoch, updates, position, rows = (_integer(name, progress[name], 0)
+                                          for name in ("epoch", "updates", "position", "rows"))
+        if max(epoch, updates, rows) >= 2**53:
+            raise ValueError(f"epoch, updates and rows must be less than 2**53, got {epoch}, {updates}, {rows}")
+        if position and position >= -(-rows // min(self.batch_size, max(rows, 1))):
+            raise ValueError(f"position {position} lies outside an epoch of {rows} rows in batches of {self.batch_size}")
+        loss_sum = progress["loss_sum"]
+        if isinstance(loss_sum, bool) or not isinstance(loss_sum, int | float) or not math.isfinite(loss_sum):
+            raise ValueError(f"loss_sum must be a finite number, got {loss_sum!r}")
+        self.epoch, self.updates, self._position, self._rows = epoch, updates, position, rows
+        self._loss_sum = float(loss_sum)
 
     def read_parameter(self, name):
         """A copy of one parameter; for the network."""

@@ -15,6 +15,7 @@ from ._jit import HEADER, names_read, symbol
 from ._lowering import Lowering
 from ._target import host
 
+_HELPER = {"inline": "always", "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _WORD, _DOUBLE = ir.IntType(64), ir.DoubleType()
 
 
@@ -47,11 +48,12 @@ def _optimized(function, kind, name):
     flags = compiler.Flags()
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
+    flags.no_compile = True  # the object code is made once, of the whole
     flags.error_model = "numpy"
     flags.nrt = False
-    result = compiler.compile_extra(typing, target, function, kind.args, kind.return_type, flags, {})
-
     library = target.codegen().create_library(name)
+    result = compiler.compile_extra(typing, target, function, kind.args, kind.return_type, flags, {}, library)
+
     module = library.create_ir_module(name)
     values = [_DOUBLE if argument == types.float64 else _WORD for argument in kind.args]
     direct = ir.Function(module, ir.FunctionType(_WORD, values), f"{name}_direct")
@@ -71,7 +73,6 @@ def _optimized(function, kind, name):
         loaded.append(builder.load(builder.bitcast(cell, operand.as_pointer())))
     builder.ret(builder.call(direct, loaded + common))
     library.add_ir_module(module)
-    library.add_linking_library(result.library)
     library.finalize()
     return library.get_llvm_str()
 
@@ -105,7 +106,7 @@ class _Specializer:
             if hasattr(value, "is_kernel"):
                 return types.ExternalFunction(f"{symbol(value, self.dtype)}_direct", signature(value))
             if value not in self.made:
-                self.made[value] = numba.njit(forceinline=True, error_model="numpy")(self.bind(value))
+                self.made[value] = numba.njit(**_HELPER)(self.bind(value))
             return self.made[value]
         if getattr(_primitives, name, None) is value and name in self.bindings:
             return self.bindings[name]

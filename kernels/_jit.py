@@ -3,17 +3,21 @@
 A kernel is a plain Python function whose last three parameters are `context, low, high`; those before them are its
 operands, int64, or float64 where annotated `float`. It returns 0, or a positive status. It is called with the
 address of a row of the program, from which the operands are read in the order of the parameters, after HEADER cells.
-To compile a kernel for a dtype, every name that it and its helpers read from their modules is bound anew: the names of `_primitives` to LLVM
-instructions and constants of the target, helper functions to inlined copies of themselves, other kernels to external
-symbols, and float literals to `real`. The result is one self-contained object file for each kernel and dtype, which
-a later process loads without importing Numba.
+
+To compile a kernel for a dtype, every name that it and its helpers read from their modules is bound anew: the names
+of `_primitives` to LLVM instructions and constants of the target, helper functions to inlined copies of themselves,
+other kernels to external symbols, and float literals to `real`. The result is one self-contained object file for each
+kernel and dtype, which a later process loads without importing Numba.
 """
 
 import ctypes
 import hashlib
 import os
+import sys
 import threading
 import types
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import llvmlite
@@ -25,7 +29,7 @@ from ._cache import Cache
 from ._target import host
 
 CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
-_FOLDER = Path(__file__).parent
+_FOLDER, _PACKAGE = Path(__file__).parent, __name__.rpartition(".")[0]
 _SIGNATURE = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
 _lock = threading.RLock()
 _loaded = {}  # symbol -> address
@@ -58,7 +62,8 @@ def operands(function):
 
 def symbol(function, dtype):
     """The name of a compiled kernel, the same in every process."""
-    return f"hotloop_{function.__module__.rpartition('.')[2]}_{function.__name__}_{np.dtype(dtype).name}"
+    module = function.__module__.replace(".", "_")
+    return f"{module}_{function.__name__}_{np.dtype(dtype).name}"
 
 
 def _load(function, dtype):
@@ -84,15 +89,21 @@ def _load(function, dtype):
 
 
 def _externals(function):
-    """The other kernels that a kernel calls by symbol, found through its helpers."""
-    found, seen, todo = [], set(), [function]
+    """The other kernels that a kernel calls by symbol."""
+    return [other for other in _reached(function) if hasattr(other, "is_kernel") and other is not function]
+
+
+def _reached(function):
+    """The functions that are compiled into a kernel or called by it, itself first, each once, in a fixed order."""
+    found, todo = [], [function]
     while todo:
         current = todo.pop()
-        for value in names_read(current).values():
-            if isinstance(value, types.FunctionType) and value not in seen and is_helper(value):
-                seen.add(value)
-                (found if hasattr(value, "is_kernel") else todo).append(value)
-    return [other for other in found if other is not function]
+        if current in found:
+            continue
+        found.append(current)
+        if current is function or not hasattr(current, "is_kernel"):
+            todo += [value for value in names_read(current).values() if is_helper(value)]
+    return found
 
 
 def names_read(function):
@@ -108,7 +119,7 @@ def names_read(function):
 
 
 def is_helper(value):
-    """Whether a global is a function to compile along: plain Python, and none of the primitives."""
+    """Whether a name stands for a function to compile along: plain Python, and none of the primitives."""
     return isinstance(value, types.FunctionType) and value.__module__ != _primitives.__name__
 
 
@@ -138,37 +149,39 @@ def _target_machine():
         codemodel="jitdefault", jit=True)
 
 
-def _digest_sources():
+@cache
+def _surroundings():
+    """Digest of what all object code depends on: the kernels' sources, compiler, Python, processor, checking mode."""
     digest = hashlib.sha256()
     for path in sorted(_FOLDER.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    parts = [llvmlite.__version__, version("numba"), np.__version__, sys.version, llvm.get_process_triple(),
+             repr(host()), str(CHECKED)]
+    digest.update("\0".join(parts).encode())
     return digest
 
 
-_sources = None
-
-
 def _key(name, function):
-    """What the object code depends on, as a digest: sources, compiler, Python, processor, checking mode."""
-    global _sources
-    if _sources is None:
-        from importlib.metadata import version
-
-        target = host()
-        _sources = _digest_sources()
-        parts = [llvmlite.__version__, version("numba"), np.__version__, os.sys.version, llvm.get_process_triple(),
-                 repr(target), str(CHECKED)]
-        _sources.update("\0".join(parts).encode())
-    digest = _sources.copy()
+    """The name of a kernel's entry on disk: a digest of everything that its object code depends on."""
+    digest = _surroundings().copy()
     digest.update(name.encode())
+    for part in _reached(function):
+        if not part.__module__.startswith(_PACKAGE):  # a user's formula, which no source file of ours covers
+            digest.update(_fingerprint(part))
     return f"{name}-{digest.hexdigest()[:32]}"
 
 
-_cache = None
+def _fingerprint(function):
+    """A function's own code and the numbers it reads, wherever it stands."""
+    numbers = {name: value for name, value in names_read(function).items() if not callable(value)}
+    codes, words = [function.__code__], [repr(numbers)]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        plain = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
+        words += [code.co_code.hex(), repr(plain), repr(code.co_names), repr(code.co_varnames)]
+    return "\0".join(words).encode()
 
 
+@cache
 def _disk():
-    global _cache
-    if _cache is None:
-        _cache = Cache.default()
-    return _cache
+    return Cache.default()

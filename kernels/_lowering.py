@@ -1,13 +1,16 @@
 """The LLVM instructions behind `_primitives`. Imported only when something is compiled."""
 
 import operator
+from contextlib import contextmanager
 
 from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, errors
+from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, overload, register_model
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, register_model
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
@@ -26,62 +29,43 @@ class _SpanModel(models.StructModel):
         super().__init__(manager, span, [("data", types.CPointer(span.dtype)), ("size", types.int64)])
 
 
-@intrinsic
-def _span_read(typing, span, index):
-    def generate(context, builder, signature, arguments):
-        value = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0])
-        return builder.load(builder.gep(value.data, [arguments[1]]))
-
-    return span.dtype(span, types.int64), generate
-
-
-@intrinsic
-def _span_write(typing, span, index, item):
-    def generate(context, builder, signature, arguments):
-        value = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0])
-        builder.store(arguments[2], builder.gep(value.data, [arguments[1]]))
-
-    return types.void(span, types.int64, span.dtype), generate
-
-
-@intrinsic
-def _span_size(typing, span):
-    def generate(context, builder, signature, arguments):
-        return cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0]).size
-
-    return types.int64(span), generate
-
-
-@overload(operator.getitem)
-def _getitem(span, index):
-    if not isinstance(span, _Span):
+@infer_global(operator.getitem)
+class _SpanGet(AbstractTemplate):
+    def generic(self, arguments, keywords):
+        span, index = arguments
+        if isinstance(span, _Span) and isinstance(index, types.Integer):
+            return span.dtype(span, types.int64)
         return None
-    if not isinstance(index, types.Integer):
-        raise errors.TypingError(f"a span takes an integer index, not {index}")
-    if not span.checked:
-        return lambda span, index: _span_read(span, index)
-
-    def checked(span, index):
-        if index < 0 or index >= _span_size(span):
-            raise IndexError("index outside the buffer")
-        return _span_read(span, index)
-
-    return checked
 
 
-@overload(operator.setitem)
-def _setitem(span, index, item):
-    if not isinstance(span, _Span):
+@infer_global(operator.setitem)
+class _SpanSet(AbstractTemplate):
+    def generic(self, arguments, keywords):
+        span, index, _ = arguments
+        if isinstance(span, _Span) and isinstance(index, types.Integer):
+            return types.none(span, types.int64, span.dtype)
         return None
-    if not span.checked:
-        return lambda span, index, item: _span_write(span, index, item)
 
-    def checked(span, index, item):
-        if index < 0 or index >= _span_size(span):
-            raise IndexError("index outside the buffer")
-        _span_write(span, index, item)
 
-    return checked
+@lower_builtin(operator.getitem, _Span, types.int64)
+def _read(context, builder, signature, arguments):
+    return builder.load(_element(context, builder, signature.args[0], *arguments))
+
+
+@lower_builtin(operator.setitem, _Span, types.int64, types.Any)
+def _write(context, builder, signature, arguments):
+    builder.store(arguments[2], _element(context, builder, signature.args[0], *arguments[:2]))
+    return context.get_dummy_value()
+
+
+def _element(context, builder, kind, span, index):
+    """Pointer to an element; in checked mode an index outside the span raises IndexError."""
+    value = cgutils.create_struct_proxy(kind)(context, builder, value=span)
+    if kind.checked:
+        outside = builder.icmp_unsigned(">=", index, value.size)  # negative ones are huge
+        with cgutils.if_unlikely(builder, outside):
+            context.call_conv.return_user_exc(builder, IndexError, ("index outside the buffer",))
+    return builder.gep(value.data, [index])
 
 
 def _span(dtype, checked):
@@ -109,7 +93,7 @@ def _simple(signature, emit):
 
     names = [f"a{i}" for i in range(len(signature.args))]
     scope = {"signature": signature, "generate": generate}
-    exec(f"def stub(typing, {', '.join(names)}): return signature, generate", scope)  # noqa: S102 - arity by name
+    exec(f"def stub(typing, {', '.join(names)}): return signature, generate", scope)
     return intrinsic(scope["stub"])
 
 
@@ -124,7 +108,7 @@ class Lowering:
 
     def __init__(self, bindings, checked):
         self.double = bindings["DOUBLE"]
-        self.lanes, self.rows = bindings["LANES"], bindings["TILE"]
+        self.lanes, self.panel, self.rows = bindings["LANES"], bindings["PANEL"], bindings["TILE"]
         self.checked = checked
         self.real = types.float64 if self.double else types.float32
         self.scalar = ir.DoubleType() if self.double else ir.FloatType()
@@ -245,90 +229,158 @@ class Lowering:
         return 8 if self.double else 4
 
     def make_tile(self):
-        def emit(builder, m, vectors, k, a, a_row, a_col, b, b_row, c, c_row, start, start_row, finish, mask, mask_row):
+        def emit(builder, m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask):
             size = _I64(self.scalar_bytes)
-            a_row, a_col, b_row, c_row, start_row, mask_row = (
-                builder.mul(stride, size) for stride in (a_row, a_col, b_row, c_row, start_row, mask_row))
-            operands = k, a, a_row, a_col, b, b_row, c, c_row, start, start_row, finish, mask, mask_row
-            done = builder.append_basic_block("tile.done")
-            nothing = builder.append_basic_block("tile.none")
-            code = builder.add(builder.mul(m, _I64(2)), vectors)
-            switch = builder.switch(code, nothing)
+            a_panel, start_row = builder.mul(a_panel, size), builder.mul(start_row, size)
+            with self._shapes(builder, m, vectors) as shapes:
+                for rows, columns in shapes:
+                    first = self._load_tile(builder, rows, columns, start, start_row)
+                    sums = self._panels(builder, rows, columns, depth, a, a_panel, b, first)
+                    self._finish(builder, rows, columns, sums, c, finish, mask)
+
+        return _simple(types.void(*[types.int64] * 11), emit)
+
+    def make_tile_transposed(self):
+        def emit(builder, m, vectors, depth, a, b, c, start, start_row):
+            start_row = builder.mul(start_row, _I64(self.scalar_bytes))
+            with self._shapes(builder, m, vectors) as shapes:
+                for rows, columns in shapes:
+                    first = self._load_tile(builder, rows, columns, start, start_row)
+                    _, _, sums = self._loop(builder, depth, a, 1, self.panel, b, rows, columns, first)
+                    self._store_tile(builder, columns, sums, c)
+
+        return _simple(types.void(*[types.int64] * 8), emit)
+
+    @contextmanager
+    def _shapes(self, builder, m, vectors):
+        """Code for each shape of a tile, chosen at run time by a jump."""
+        done = builder.append_basic_block("tile.done")
+        switch = builder.switch(builder.add(builder.mul(m, _I64(2)), vectors), done)
+
+        def shapes():
             for rows in range(1, self.rows + 1):
                 for columns in (1, 2):
                     block = builder.append_basic_block(f"tile.{rows}x{columns}")
                     switch.add_case(_I64(2 * rows + columns), block)
                     builder.position_at_end(block)
-                    self._tile(builder, rows, columns, done, *operands)
-            builder.position_at_end(nothing)
-            builder.branch(done)
-            builder.position_at_end(done)
+                    yield rows, columns
+                    builder.branch(done)
 
-        return _simple(types.void(*[types.int64] * 15), emit)
+        yield shapes()
+        builder.position_at_end(done)
 
-    def _tile(self, builder, rows, columns, done, k, a, a_row, a_col, b, b_row, c, c_row, start, start_row,
-              finish, mask, mask_row):
-        stride = _I64(self.lanes * self.scalar_bytes)
+    def _at(self, builder, base, elements):
+        return builder.add(base, _I64(elements * self.scalar_bytes))
 
-        def places(base, row_stride):
-            return [[builder.add(builder.add(base, builder.mul(_I64(i), row_stride)), builder.mul(_I64(j), stride))
-                     for j in range(columns)] for i in range(rows)]
+    def _load_tile(self, builder, rows, columns, base, row):
+        return [self._load(builder, self._at(builder, builder.add(base, builder.mul(_I64(i), row)), j * self.lanes),
+                           self.vector) for i in range(rows) for j in range(columns)]
 
+    def _store_tile(self, builder, columns, values, base):
+        for place, value in enumerate(values):
+            offset = place // columns * self.panel + place % columns * self.lanes
+            self._store(builder, value, self._at(builder, base, offset))
+
+    def _loop(self, builder, count, a, a_row, a_step, b, rows, columns, first):
+        """sums += a[i, k] b[k] for k < count; returns where a and b stand after it, and the sums."""
         before = builder.block
-        first = [self._load(builder, p, self.vector) for line in places(start, start_row) for p in line]
-        a_rows = [builder.mul(_I64(i), a_row) for i in range(rows)]
-        before = builder.block
-        loop, after = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.store")
-        builder.cbranch(builder.icmp_signed(">", k, _I64(0)), loop, after)
-
+        loop, after = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.k.done")
+        builder.cbranch(builder.icmp_signed(">", count, _I64(0)), loop, after)
         builder.position_at_end(loop)
-        sums = [builder.phi(self.vector) for _ in first]
         left, a_now, b_now = builder.phi(_I64), builder.phi(_I64), builder.phi(_I64)
-        right = [self._load(builder, builder.add(b_now, builder.mul(_I64(j), stride)), self.vector)
-                 for j in range(columns)]
+        sums = [builder.phi(self.vector) for _ in first]
+        right = [self._load(builder, self._at(builder, b_now, j * self.lanes), self.vector) for j in range(columns)]
         fmuladd = _function(builder, f"llvm.fmuladd.v{self.lanes}f{self.scalar_bytes * 8}", self.vector,
                             [self.vector] * 3)
         totals = []
         for i in range(rows):
-            value = self._load(builder, builder.add(a_now, a_rows[i]), self.scalar)
+            value = self._load(builder, self._at(builder, a_now, i * a_row), self.scalar)
             splat = builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, _I32(0))
             splat = builder.shuffle_vector(splat, ir.Constant(self.vector, ir.Undefined),
                                            ir.Constant(ir.VectorType(_I32, self.lanes), None))
             totals += [builder.call(fmuladd, [splat, right[j], sums[i * columns + j]]) for j in range(columns)]
         fewer = builder.sub(left, _I64(1))
-        a_next, b_next = builder.add(a_now, a_col), builder.add(b_now, b_row)
-        again = builder.block
+        steps = [(left, count, fewer), (a_now, a, self._at(builder, a_now, a_step)),
+                 (b_now, b, self._at(builder, b_now, self.panel)), *zip(sums, first, totals, strict=True)]
         builder.cbranch(builder.icmp_signed(">", fewer, _I64(0)), loop, after)
-        for phi, start_value, next_value in [(left, k, fewer), (a_now, a, a_next), (b_now, b, b_next),
-                                             *zip(sums, first, totals, strict=True)]:
-            phi.add_incoming(start_value, before)
-            phi.add_incoming(next_value, again)
-
+        for phi, start, following in steps:
+            phi.add_incoming(start, before)
+            phi.add_incoming(following, loop)
         builder.position_at_end(after)
-        result = [builder.phi(self.vector) for _ in first]
-        for phi, start_value, total in zip(result, first, totals, strict=True):
-            phi.add_incoming(start_value, before)
-            phi.add_incoming(total, again)
+        return self._joined(builder, before, loop, [step for step in steps if step[0] is not left])
+
+    def _joined(self, builder, before, loop, steps):
+        results = []
+        for phi, start, following in steps:
+            result = builder.phi(phi.type)
+            result.add_incoming(start, before)
+            result.add_incoming(following, loop)
+            results.append(result)
+        return results[0], results[1], results[2:]
+
+    def _panels(self, builder, rows, columns, depth, a, a_panel, b, first):
+        """The sums over all panels of a, PANEL steps of k in each, fewer in the last."""
+        before = builder.block
+        panels, after = builder.append_basic_block("tile.panels"), builder.append_basic_block("tile.panels.done")
+        builder.cbranch(builder.icmp_signed(">", depth, _I64(0)), panels, after)
+        builder.position_at_end(panels)
+        left, a_now, b_now = builder.phi(_I64), builder.phi(_I64), builder.phi(_I64)
+        sums = [builder.phi(self.vector) for _ in first]
+        whole = builder.icmp_signed(">", left, _I64(self.panel))
+        count = builder.select(whole, _I64(self.panel), left)
+        _, b_next, totals = self._loop(builder, count, a_now, self.panel, 1, b_now, rows, columns, sums)
+        a_next, fewer = builder.add(a_now, a_panel), builder.sub(left, count)
+        latch = builder.block
+        builder.cbranch(builder.icmp_signed(">", fewer, _I64(0)), panels, after)
+        steps = [(left, depth, fewer), (a_now, a, a_next), (b_now, b, b_next), *zip(sums, first, totals, strict=True)]
+        for phi, start, following in steps:
+            phi.add_incoming(start, before)
+            phi.add_incoming(following, latch)
+        builder.position_at_end(after)
+        return self._joined(builder, before, latch, steps[1:])[2]
+
+    def _finish(self, builder, rows, columns, sums, c, finish, mask):
         zero = ir.Constant(self.vector, None)
-        targets = [p for line in places(c, c_row) for p in line]
-        plain, positive, masked = (builder.append_basic_block(f"tile.{name}") for name in ("plain", "relu", "mask"))
+        plain, positive, masked, done = (builder.append_basic_block(f"tile.{name}")
+                                         for name in ("plain", "relu", "mask", "stored"))
         choice = builder.switch(finish, plain)
         choice.add_case(_I64(1), positive)
         choice.add_case(_I64(2), masked)
         builder.position_at_end(plain)
-        for value, target in zip(result, targets, strict=True):
-            self._store(builder, value, target)
+        self._store_tile(builder, columns, sums, c)
         builder.branch(done)
         builder.position_at_end(positive)
-        for value, target in zip(result, targets, strict=True):
-            self._store(builder, builder.select(builder.fcmp_ordered("<=", value, zero), zero, value), target)
+        self._store_tile(builder, columns, [
+            builder.select(builder.fcmp_ordered("<=", value, zero), zero, value) for value in sums], c)
         builder.branch(done)
         builder.position_at_end(masked)
-        gates = [p for line in places(mask, mask_row) for p in line]
-        for value, target, gate in zip(result, targets, gates, strict=True):
-            open_ = builder.fcmp_ordered(">", self._load(builder, gate, self.vector), zero)
-            self._store(builder, builder.select(open_, value, zero), target)
+        gates = self._load_tile(builder, rows, columns, mask, _I64(self.panel * self.scalar_bytes))
+        self._store_tile(builder, columns, [
+            builder.select(builder.fcmp_ordered(">", gate, zero), value, zero)
+            for value, gate in zip(sums, gates, strict=True)], c)
         builder.branch(done)
+        builder.position_at_end(done)
+
+    def make_transpose(self):
+        def emit(builder, source, source_row, target, target_row):
+            size, lanes = _I64(self.scalar_bytes), self.lanes
+            source_row, target_row = builder.mul(source_row, size), builder.mul(target_row, size)
+            rows = [self._load(builder, builder.add(source, builder.mul(_I64(i), source_row)), self.vector)
+                    for i in range(lanes)]
+            step = lanes // 2
+            while step:  # swap the off-diagonal step x step blocks
+                upper = [j if not j & step else lanes + j - step for j in range(lanes)]
+                lower = [j + step if not j & step else lanes + j for j in range(lanes)]
+                masks = [ir.Constant(ir.VectorType(_I32, lanes), [_I32(j) for j in order]) for order in (upper, lower)]
+                for i in range(lanes):
+                    if not i & step:
+                        pair = rows[i], rows[i + step]
+                        rows[i], rows[i + step] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+                step //= 2
+            for j in range(lanes):
+                self._store(builder, rows[j], builder.add(target, builder.mul(_I64(j), target_row)))
+
+        return _simple(types.void(*[types.int64] * 4), emit)
 
     def make_row_sum(self):
         zero = ir.Constant(self.scalar, 0.0)
@@ -361,27 +413,6 @@ class Lowering:
             return builder.load(total)
 
         return _simple(self.real(types.int64, types.int64), emit)
-
-    def make_transpose(self):
-        def emit(builder, source, source_row, target, target_row):
-            size, lanes = _I64(self.scalar_bytes), self.lanes
-            source_row, target_row = builder.mul(source_row, size), builder.mul(target_row, size)
-            rows = [self._load(builder, builder.add(source, builder.mul(_I64(i), source_row)), self.vector)
-                    for i in range(lanes)]
-            step = lanes // 2
-            while step:  # swap the off-diagonal step x step blocks
-                upper = [j if not j & step else lanes + j - step for j in range(lanes)]
-                lower = [j + step if not j & step else lanes + j for j in range(lanes)]
-                masks = [ir.Constant(ir.VectorType(_I32, lanes), [_I32(j) for j in order]) for order in (upper, lower)]
-                for i in range(lanes):
-                    if not i & step:
-                        pair = rows[i], rows[i + step]
-                        rows[i], rows[i + step] = (builder.shuffle_vector(*pair, mask) for mask in masks)
-                step //= 2
-            for j in range(lanes):
-                self._store(builder, rows[j], builder.add(target, builder.mul(_I64(j), target_row)))
-
-        return _simple(types.void(*[types.int64] * 4), emit)
 
     # control
 

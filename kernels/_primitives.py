@@ -95,7 +95,7 @@ def chop(x):
 
 
 def row_sum(address, count):
-    """Sum of `count` reals in a fixed order: LANES partial sums over whole vectors, joined lane by lane, then the rest."""
+    """Sum of `count` reals in a fixed order: LANES partial sums of whole vectors, joined one by one, then the rest."""
     values = _array(address, count, real)
     whole = count - count % LANES
     total = real(0)
@@ -117,24 +117,35 @@ def finite(x):
     return math.isfinite(x)
 
 
-def tile(m, vectors, k, a, a_row, a_col, b, b_row, c, c_row, start, start_row, finish, mask, mask_row):
+def tile(m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask):
     """c = finish(start + a @ b) on one register tile of m <= TILE rows and 1 or 2 vectors of columns.
 
-    Each element is one chain of fused multiply-adds in the order of k, so neither the tile's height nor its place
-    changes a bit. `finish`: 0 stores, 1 stores the positive part, 2 stores where `mask` is positive, else zero.
-    Strides count elements; the addresses are of a[m, k], b[k, n], c[m, n], start[m, n], mask[m, n].
+    All lie in panels, rows of PANEL values: b, c, mask in one each, a in as many as `depth` takes, `a_panel` apart;
+    start's rows are `start_row` apart. Each element is one chain of fused multiply-adds in the order of k, so neither
+    the tile's height nor its place changes a bit. `finish`: 0 stores, 1 stores the positive part, 2 stores where
+    `mask` is positive, else zero.
     """
     n = vectors * LANES
     for i in range(m):
-        row = _array(c + i * c_row * SIZE, n, real)
         total = _array(start + i * start_row * SIZE, n, real).copy()
-        for j in range(k):
-            total += _array(a + (i * a_row + j * a_col) * SIZE, 1, real) * _array(b + j * b_row * SIZE, n, real)
+        for k in range(depth):
+            left = a + (k // PANEL * a_panel + i * PANEL + k % PANEL) * SIZE
+            total += _array(left, 1, real) * _array(b + k * PANEL * SIZE, n, real)
         if finish == 1:
             total = np.where(total <= 0, real(0), total)
         elif finish == 2:
-            total = np.where(_array(mask + i * mask_row * SIZE, n, real) > 0, total, real(0))
-        row[:] = total
+            total = np.where(_array(mask + i * PANEL * SIZE, n, real) > 0, total, real(0))
+        _array(c + i * PANEL * SIZE, n, real)[:] = total
+
+
+def tile_transposed(m, vectors, depth, a, b, c, start, start_row):
+    """c = start + a' @ b on one register tile: m <= TILE columns of the panel a against 1 or 2 vectors of b."""
+    n = vectors * LANES
+    for i in range(m):
+        total = _array(start + i * start_row * SIZE, n, real).copy()
+        for k in range(depth):
+            total += _array(a + (k * PANEL + i) * SIZE, 1, real) * _array(b + k * PANEL * SIZE, n, real)
+        _array(c + i * PANEL * SIZE, n, real)[:] = total
 
 
 def transpose(source, source_row, target, target_row):

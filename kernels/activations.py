@@ -13,7 +13,8 @@ import numpy as np
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, register, same_shape
-from ._primitives import SIZE, ints, real, reals, row_max, row_sum, select
+from ._panels import clear_padding, panels_max, panels_sum
+from ._primitives import PANEL, SIZE, ints, real, reals, row_sum, select
 from .elementary import exp, normal_cdf, normal_pdf, sigmoid, tanh
 from .gemm import PLAIN, POSITIVE, WHERE_POSITIVE
 
@@ -43,31 +44,27 @@ def activation(name, value, slope, saves, reference, reference_slope, parameter=
 
 
 def _forward_kernel(name, value):
-    def forward(x, x_row, y, y_row, y_width, p: float, context, low, high):
-        rows, width = high - low, y_width
-        if x_row == width and y_row == width:  # no gaps: one long loop
-            rows, width = 1, rows * width
-        parameter = real(p)
-        for i in range(low, low + rows):
-            source, target = reals(x + i * x_row * SIZE, width), reals(y + i * y_row * SIZE, width)
-            for j in range(width):
-                target[j] = value(source[j], parameter)
+    def forward(x, x_panel, y, y_panel, y_panels, p: float, context, low, high):
+        parameter, count = real(p), (high - low) * PANEL
+        for panel in range(y_panels):
+            source = reals(x + (panel * x_panel + low * PANEL) * SIZE, count)
+            target = reals(y + (panel * y_panel + low * PANEL) * SIZE, count)
+            for i in range(count):
+                target[i] = value(source[i], parameter)
         return 0
 
     return _named(forward, f"{name}_forward")
 
 
 def _backward_kernel(name, slope):
-    def backward(dy, dy_row, saved, saved_row, dx, dx_row, dx_width, p: float, context, low, high):
-        rows, width = high - low, dx_width
-        if dy_row == width and saved_row == width and dx_row == width:
-            rows, width = 1, rows * width
-        parameter = real(p)
-        for i in range(low, low + rows):
-            up, kept = reals(dy + i * dy_row * SIZE, width), reals(saved + i * saved_row * SIZE, width)
-            target = reals(dx + i * dx_row * SIZE, width)
-            for j in range(width):
-                target[j] = up[j] * slope(kept[j], parameter)
+    def backward(dy, dy_panel, saved, saved_panel, dx, dx_panel, dx_panels, p: float, context, low, high):
+        parameter, count = real(p), (high - low) * PANEL
+        for panel in range(dx_panels):
+            up = reals(dy + (panel * dy_panel + low * PANEL) * SIZE, count)
+            kept = reals(saved + (panel * saved_panel + low * PANEL) * SIZE, count)
+            target = reals(dx + (panel * dx_panel + low * PANEL) * SIZE, count)
+            for i in range(count):
+                target[i] = up[i] * slope(kept[i], parameter)
         return 0
 
     return _named(backward, f"{name}_backward")
@@ -192,33 +189,43 @@ activation("gelu_tanh", _gelu_tanh, _gelu_tanh_slope, "x", _numpy_gelu_tanh, _nu
 
 
 @kernel
-def softmax_forward(x, x_row, y, y_row, y_cols, y_width, context, low, high):
+def softmax_forward(x, x_panel, y, y_panel, y_panels, y_cols, context, low, high):
     """Softmax over each row; y may be x."""
     for i in range(low, high):
-        source, target = reals(x + i * x_row * SIZE, y_width), reals(y + i * y_row * SIZE, y_width)
-        top = row_max(x + i * x_row * SIZE, y_cols)
-        for j in range(y_width):
-            target[j] = exp(source[j] - top)
-        scale = 1.0 / row_sum(y + i * y_row * SIZE, y_cols)
-        for j in range(y_width):
-            target[j] = target[j] * scale
+        top = panels_max(x + i * PANEL * SIZE, x_panel, y_cols)
+        for panel in range(y_panels):
+            source = reals(x + (panel * x_panel + i * PANEL) * SIZE, PANEL)
+            target = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
+            for j in range(PANEL):
+                target[j] = exp(source[j] - top)
+        scale = 1.0 / panels_sum(y + i * PANEL * SIZE, y_panel, y_cols)
+        for panel in range(y_panels):
+            target = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
+            for j in range(PANEL):
+                target[j] = target[j] * scale
     return 0
 
 
 @kernel
-def softmax_backward(dy, dy_row, y, y_row, dx, dx_row, dx_cols, dx_width, context, low, high):
-    """Pass dy back through softmax, given its output y; dx may be dy. The row's products go through the scratch."""
-    scratch = ints(context, CONTEXT)[SCRATCH]
+def softmax_backward(dy, dy_panel, y, y_panel, dx, dx_panel, dx_panels, dx_cols, context, low, high):
+    """Pass dy back through softmax, given its output y; dx may be dy."""
+    product = ints(context, CONTEXT)[SCRATCH]
     for i in range(low, high):
-        up, kept = reals(dy + i * dy_row * SIZE, dx_width), reals(y + i * y_row * SIZE, dx_width)
-        target, product = reals(dx + i * dx_row * SIZE, dx_width), reals(scratch, dx_width)
-        for j in range(dx_cols):
-            product[j] = up[j] * kept[j]
-        total = row_sum(scratch, dx_cols)
-        for j in range(dx_cols):
-            target[j] = kept[j] * (up[j] - total)
-        for j in range(dx_cols, dx_width):
-            target[j] = 0.0
+        total = real(0.0)
+        for panel in range(dx_panels):
+            up = reals(dy + (panel * dy_panel + i * PANEL) * SIZE, PANEL)
+            kept = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
+            products = reals(product, PANEL)
+            for j in range(PANEL):
+                products[j] = up[j] * kept[j]
+            total += row_sum(product, min(PANEL, dx_cols - panel * PANEL))
+        for panel in range(dx_panels):
+            up = reals(dy + (panel * dy_panel + i * PANEL) * SIZE, PANEL)
+            kept = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
+            target = reals(dx + (panel * dx_panel + i * PANEL) * SIZE, PANEL)
+            for j in range(PANEL):
+                target[j] = kept[j] * (up[j] - total)
+        clear_padding(dx + i * PANEL * SIZE, dx_panel, dx_cols)
     return 0
 
 

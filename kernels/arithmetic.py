@@ -2,17 +2,19 @@
 
 from ._jit import kernel
 from ._op import Op, register, same_shape
-from ._primitives import SIZE, reals
+from ._primitives import PANEL, SIZE, reals
 
 
 @kernel
-def add(x, x_row, y, y_row, z, z_row, z_width, context, low, high):
+def add(x, x_panel, y, y_panel, z, z_panel, z_panels, context, low, high):
     """z = x + y; z may be x or y."""
-    for i in range(low, high):
-        left, right = reals(x + i * x_row * SIZE, z_width), reals(y + i * y_row * SIZE, z_width)
-        target = reals(z + i * z_row * SIZE, z_width)
-        for j in range(z_width):
-            target[j] = left[j] + right[j]
+    count = (high - low) * PANEL
+    for panel in range(z_panels):
+        left = reals(x + (panel * x_panel + low * PANEL) * SIZE, count)
+        right = reals(y + (panel * y_panel + low * PANEL) * SIZE, count)
+        target = reals(z + (panel * z_panel + low * PANEL) * SIZE, count)
+        for i in range(count):
+            target[i] = left[i] + right[i]
     return 0
 
 

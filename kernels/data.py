@@ -2,18 +2,20 @@
 
 from ._context import CONTEXT, START
 from ._jit import kernel
-from ._primitives import SIZE, copy, ints
+from ._primitives import PANEL, SIZE, copy, ints
 
 
 @kernel
-def gather(source, source_cols, order, y, y_row, context, low, high):
-    """y[i] = source[order[START + i]], row by row; without an order, source[START + i]."""
+def gather(source, source_cols, order, y, y_panel, context, low, high):
+    """y[i] = source[order[START + i]], row by row, into panels; without an order, source[START + i]."""
     start = ints(context, CONTEXT)[START]
     for i in range(low, high):
         row = start + i
         if order:
             row = ints(order, row + 1)[row]
-        copy(y + i * y_row * SIZE, source + row * source_cols * SIZE, source_cols)
+        for first in range(0, source_cols, PANEL):
+            place = y + (first // PANEL * y_panel + i * PANEL) * SIZE
+            copy(place, source + (row * source_cols + first) * SIZE, min(PANEL, source_cols - first))
     return 0
 
 
@@ -31,9 +33,11 @@ def gather_labels(source, order, y, context, low, high):
 
 
 @kernel
-def store(x, x_row, x_cols, target, context, low, high):
-    """target[START + i] = x[i], row by row, into an array without gaps."""
+def store(x, x_panel, x_cols, target, context, low, high):
+    """target[START + i] = x[i], row by row, from panels into an array without gaps."""
     start = ints(context, CONTEXT)[START]
     for i in range(low, high):
-        copy(target + (start + i) * x_cols * SIZE, x + i * x_row * SIZE, x_cols)
+        for first in range(0, x_cols, PANEL):
+            place = x + (first // PANEL * x_panel + i * PANEL) * SIZE
+            copy(target + ((start + i) * x_cols + first) * SIZE, place, min(PANEL, x_cols - first))
     return 0

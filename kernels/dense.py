@@ -5,43 +5,41 @@
     dW[i, o] = sum_b X[b, i] dY[b, o],   dbias[o] = sum_b dY[b, o]
 
 In the arena W lies in panels of PANEL output columns; a panel holds its I rows of PANEL values one after the other
-and, as row I, the bias. One panel row is what the forward tile loads, a strip of rows is what the gradient tile makes
-and the optimizer updates, and a square of it, transposed in registers, is what the input gradient loads. Columns past
-O are zero and stay so.
+and, as row I, the bias. One panel row is what the forward tile loads, a run of rows is what the gradient tile makes
+and the optimizer updates, and a square of it, transposed in registers, is what the input gradient loads. X and Y lie
+in panels of PANEL columns, too (see `gemm`). Columns past the last are zero in W and dY, and stay so.
 """
 
 from ._context import BATCH, CONTEXT, GRADIENT, SCRATCH, ZEROS
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import LANES, PANEL, SIZE, TILE, call, ints, reals, transpose
-from .gemm import PLAIN, gemm
-
-STRIP = 4  # register tiles in one unit of the weight gradient
+from ._primitives import LANES, PANEL, SIZE, call, ints, reals, transpose
+from .gemm import gemm, gemm_transposed
 
 
 @kernel
-def dense_forward(x, x_row, x_cols, w, y, y_row, y_width, finish, chain, context, low, high):
+def dense_forward(x, x_panel, x_cols, w, y, y_panel, y_width, finish, chain, context, low, high):
     """Y = finish(X W + b) for rows [low, high), then the instruction `chain` (an activation) on the same rows."""
     size = (x_cols + 1) * PANEL
-    gemm(x, x_row, 1, w, PANEL, size, y, y_row, w + x_cols * PANEL * SIZE, 0, size, finish, 0, 0,
-         x_cols, y_width, context, low, high)
+    gemm(x, x_panel, w, size, y, y_panel, w + x_cols * PANEL * SIZE, 0, size, finish, 0, 0, x_cols, y_width,
+         context, low, high)
     if chain:
         return call(ints(chain, 1)[0], chain, context, low, high)
     return 0
 
 
 @kernel
-def dense_input_gradient(dy, dy_row, dy_cols, w, dx, dx_row, dx_cols, dx_width, finish, mask, mask_row, chain,
+def dense_input_gradient(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_width, finish, mask, mask_panel, chain,
                          context, low, high):
     """dX = finish(dY W') for rows [low, high), then the instruction `chain` on the same rows.
 
-    Each block of PANEL columns of W' is transposed into the worker's scratch, dy_cols x PANEL, and used for all rows.
+    Each panel of W' is made in the worker's scratch, dy_cols x PANEL, by transposing squares, and used for all rows.
     """
     cells = ints(context, CONTEXT)
     turned, zeros = cells[SCRATCH], cells[ZEROS]
     panel_size = (dx_cols + 1) * PANEL
     for first in range(0, dx_width, PANEL):
-        width = min(PANEL, dx_width - first)
+        panel, width = first // PANEL, min(PANEL, dx_width - first)
         for o in range(0, dy_cols, LANES):
             square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
             for i in range(0, width, LANES):
@@ -51,20 +49,20 @@ def dense_input_gradient(dy, dy_row, dy_cols, w, dx, dx_row, dx_cols, dx_width, 
                 line = reals(turned + o * PANEL * SIZE, PANEL)
                 for i in range(dx_cols - first, width):
                     line[i] = 0.0
-        gemm(dy, dy_row, 1, turned, PANEL, 0, dx + first * SIZE, dx_row, zeros, 0, 0, finish,
-             mask + first * SIZE, mask_row, dy_cols, width, context, low, high)
+        gemm(dy, dy_panel, turned, 0, dx + panel * dx_panel * SIZE, 0, zeros, 0, 0, finish,
+             mask + panel * mask_panel * SIZE, 0, dy_cols, width, context, low, high)
     if chain:
         return call(ints(chain, 1)[0], chain, context, low, high)
     return 0
 
 
 @kernel
-def dense_parameter_gradient(x, x_row, x_cols, dy, dy_row, dy_width, w, w_first, bias, gradient, chain,
+def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_first, bias, gradient, chain,
                              context, low, high):
     """dW and dbias for units [low, high), then the optimizer `chain` on the elements of each unit.
 
-    A unit is STRIP * TILE rows of one panel; the last strip of a panel takes the bias row along. The gradient goes
-    to `gradient`, which is laid out as all parameters are, or, where that is 0, no further than the worker's scratch.
+    A unit is PANEL rows of one panel of W; the last unit of a panel takes the bias row along. The gradient goes to
+    `gradient`, which is laid out as all parameters are, or, where that is 0, no further than the worker's scratch.
     `w_first` is the place of this layer's first element among all parameters.
     """
     cells = ints(context, CONTEXT)
@@ -72,43 +70,44 @@ def dense_parameter_gradient(x, x_row, x_cols, dy, dy_row, dy_width, w, w_first,
     strips = dense_strips(x_cols)
     status = 0
     for unit in range(low, high):
-        panel, first = unit // strips, unit % strips * (STRIP * TILE)
-        last = min(first + STRIP * TILE, x_cols)
-        column, width = dy + panel * PANEL * SIZE, min(PANEL, dy_width - panel * PANEL)
-        begin = w_first + (panel * (x_cols + 1) + first) * PANEL
+        panel, strip = unit // strips, unit % strips
+        rows = min(PANEL, x_cols - strip * PANEL)
+        column, width = dy + panel * dy_panel * SIZE, min(PANEL, dy_width - panel * PANEL)
+        begin = w_first + (panel * (x_cols + 1) + strip * PANEL) * PANEL
         target = gradient + begin * SIZE if gradient else scratch
-        gemm(x + first * SIZE, 1, x_row, column, dy_row, 0, target, PANEL, zeros, 0, 0, PLAIN, 0, 0,
-             batch, width, context, 0, last - first)
-        end = begin + (last - first) * PANEL
+        gemm_transposed(x + strip * x_panel * SIZE, column, target, zeros, 0, batch, width // LANES, context, 0, rows)
+        if bias and strip == strips - 1:
+            add_rows(column, batch, target + rows * PANEL * SIZE, width)
+            rows += 1
         if width < PANEL:
-            _clear(target, last - first, width)
-        if last == x_cols and bias:
-            total = target + (last - first) * PANEL * SIZE
-            gemm(zeros + PANEL * SIZE, 0, 0, column, dy_row, 0, total, PANEL, zeros, 0, 0, PLAIN, 0, 0,
-                 batch, width, context, 0, 1)
-            if width < PANEL:
-                _clear(total, 1, width)
-            end += PANEL
+            for i in range(rows):
+                line = reals(target + i * PANEL * SIZE, PANEL)
+                for j in range(width, PANEL):
+                    line[j] = 0.0
         if chain:
             cells[GRADIENT] = target - begin * SIZE
-            status |= call(ints(chain, 1)[0], chain, context, begin, end)
+            status |= call(ints(chain, 1)[0], chain, context, begin, begin + rows * PANEL)
     return status
 
 
-def _clear(target, rows, width):
+def add_rows(x, rows, total, width):
+    """total[j] = sum of x[i, j] over the rows of one panel, in their order."""
+    sums = reals(total, width)
+    for j in range(width):
+        sums[j] = 0.0
     for i in range(rows):
-        line = reals(target + i * PANEL * SIZE, PANEL)
-        for j in range(width, PANEL):
-            line[j] = 0.0
+        line = reals(x + i * PANEL * SIZE, width)
+        for j in range(width):
+            sums[j] = sums[j] + line[j]
 
 
 def dense_strips(inputs):
-    """Units of one panel of the weight gradient."""
-    return max(1, -(-inputs // (STRIP * TILE)))
+    """Units of one panel of the parameter gradient."""
+    return -(-inputs // PANEL)
 
 
 def _dense_shape(attributes, x, w, *bias):
-    if len(x) != 2 or len(w) != 2 or x[1] != w[1] or bias and bias[0] != (w[0],):
+    if len(x) != 2 or len(w) != 2 or x[1] != w[1] or (bias and bias[0] != (w[0],)):
         raise ValueError(f"dense needs x (batch, in), weight (out, in), bias (out,); got {x}, {w}, {bias}")
     return (x[0], w[0])
 

@@ -11,7 +11,8 @@ import numpy as np
 from ._context import BATCH, CONTEXT, LOSS, SCRATCH
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import SIZE, doubles, ints, real, reals, row_max, row_sum, select
+from ._panels import clear_padding, panels_max, panels_sum
+from ._primitives import PANEL, SIZE, doubles, ints, real, reals, row_sum, select
 from .elementary import exp, log, log1p, sigmoid
 
 LOSSES: set[str] = set()
@@ -52,18 +53,22 @@ def factor_of(context, share):
 def elementwise_loss(name, value, slope, reference, reference_slope):
     """Enter a loss that sums `value(x, y)` over predictions x and targets y, with d value / dx = `slope(x, y)`."""
 
-    def rows(x, x_row, x_cols, target, target_row, loss, dx, dx_row, dx_width, share, context, low, high):
+    def rows(x, x_panel, x_cols, target, target_panel, loss, dx, dx_panel, dx_panels, share, context, low, high):
         factor, scratch = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
-        values, shares = reals(scratch, x_cols), reals(loss, high)
+        terms, shares = reals(scratch, PANEL), reals(loss, high)
         for i in range(low, high):
-            given, wanted = reals(x + i * x_row * SIZE, dx_width), reals(target + i * target_row * SIZE, dx_width)
-            down = reals(dx + i * dx_row * SIZE, dx_width)
-            for j in range(x_cols):
-                values[j] = value(given[j], wanted[j])
-                down[j] = slope(given[j], wanted[j]) * factor
-            for j in range(x_cols, dx_width):
-                down[j] = 0.0
-            shares[i] = row_sum(scratch, x_cols)
+            total = real(0.0)
+            for panel in range(dx_panels):
+                count = min(PANEL, x_cols - panel * PANEL)
+                given = reals(x + (panel * x_panel + i * PANEL) * SIZE, PANEL)
+                wanted = reals(target + (panel * target_panel + i * PANEL) * SIZE, PANEL)
+                down = reals(dx + (panel * dx_panel + i * PANEL) * SIZE, PANEL)
+                for j in range(count):
+                    terms[j] = value(given[j], wanted[j])
+                    down[j] = slope(given[j], wanted[j]) * factor
+                total += row_sum(scratch, count)
+            clear_padding(dx + i * PANEL * SIZE, dx_panel, x_cols)
+            shares[i] = total
         return 0
 
     rows.__name__ = rows.__qualname__ = name
@@ -146,64 +151,68 @@ elementwise_loss("bce_with_logits_loss", _logits, _logits_slope,
 
 
 @kernel
-def cross_entropy(x, x_row, x_cols, target, loss, dx, dx_row, dx_width, share, context, low, high):
+def cross_entropy(x, x_panel, x_cols, target, loss, dx, dx_panel, dx_panels, share, context, low, high):
     """Cross-entropy against class indices (int64); dx may be x."""
     factor = factor_of(context, share)
     labels, shares = ints(target, high), reals(loss, high)
     for i in range(low, high):
-        given = reals(x + i * x_row * SIZE, dx_width)
-        top = row_max(x + i * x_row * SIZE, x_cols)
-        shares[i] = top - given[labels[i]]
-        down = reals(dx + i * dx_row * SIZE, dx_width)
-        for j in range(dx_width):
-            down[j] = given[j] - top
-    _exp_rows(dx, dx_row, dx_width, low, high)
+        row, label = i * PANEL * SIZE, labels[i]
+        top = panels_max(x + row, x_panel, x_cols)
+        shares[i] = top - reals(x + row + label // PANEL * x_panel * SIZE, PANEL)[label % PANEL]
+        for panel in range(dx_panels):
+            given = reals(x + row + panel * x_panel * SIZE, PANEL)
+            down = reals(dx + row + panel * dx_panel * SIZE, PANEL)
+            for j in range(PANEL):
+                down[j] = given[j] - top
+    count = (high - low) * PANEL
+    for panel in range(dx_panels):
+        values = reals(dx + (panel * dx_panel + low * PANEL) * SIZE, count)
+        for i in range(count):
+            values[i] = exp(values[i])
     for i in range(low, high):
-        down = reals(dx + i * dx_row * SIZE, dx_width)
-        total = row_sum(dx + i * dx_row * SIZE, x_cols)
+        row, label = i * PANEL * SIZE, labels[i]
+        total = panels_sum(dx + row, dx_panel, x_cols)
         shares[i] = shares[i] + log(total)
         scale = factor / total
-        for j in range(dx_width):
-            down[j] = down[j] * scale
-        for j in range(x_cols, dx_width):
-            down[j] = 0.0
-        down[labels[i]] = down[labels[i]] - factor
+        for panel in range(dx_panels):
+            down = reals(dx + row + panel * dx_panel * SIZE, PANEL)
+            for j in range(PANEL):
+                down[j] = down[j] * scale
+        clear_padding(dx + row, dx_panel, x_cols)
+        down = reals(dx + row + label // PANEL * dx_panel * SIZE, PANEL)
+        down[label % PANEL] = down[label % PANEL] - factor
     return 0
 
 
 @kernel
-def cross_entropy_probabilities(x, x_row, x_cols, target, target_row, loss, dx, dx_row, dx_width, share,
+def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, loss, dx, dx_panel, dx_panels, share,
                                 context, low, high):
     """Cross-entropy against a distribution over the classes for each row; a class of probability 0 costs nothing."""
     factor, scratch = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
-    terms, shares = reals(scratch, x_cols), reals(loss, high)
+    terms, shares = reals(scratch, PANEL), reals(loss, high)
     for i in range(low, high):
-        given, wanted = reals(x + i * x_row * SIZE, dx_width), reals(target + i * target_row * SIZE, dx_width)
-        down = reals(dx + i * dx_row * SIZE, dx_width)
-        top = row_max(x + i * x_row * SIZE, x_cols)
-        for j in range(x_cols):
-            terms[j] = select(wanted[j] == 0.0, 0.0, wanted[j] * (top - given[j]))
-        weight = row_sum(target + i * target_row * SIZE, x_cols)
-        value = row_sum(scratch, x_cols)
-        for j in range(x_cols):
-            down[j] = exp(given[j] - top)
-        total = row_sum(dx + i * dx_row * SIZE, x_cols)
+        row = i * PANEL * SIZE
+        top = panels_max(x + row, x_panel, x_cols)
+        weight = panels_sum(target + row, target_panel, x_cols)
+        value, total = real(0.0), real(0.0)
+        for panel in range(dx_panels):
+            count = min(PANEL, x_cols - panel * PANEL)
+            given = reals(x + row + panel * x_panel * SIZE, PANEL)
+            wanted = reals(target + row + panel * target_panel * SIZE, PANEL)
+            down = reals(dx + row + panel * dx_panel * SIZE, PANEL)
+            for j in range(count):
+                terms[j] = select(wanted[j] == 0.0, 0.0, wanted[j] * (top - given[j]))
+                down[j] = exp(given[j] - top)
+            value += row_sum(scratch, count)
+            total += row_sum(dx + row + panel * dx_panel * SIZE, count)
         shares[i] = value + weight * log(total)
-        for j in range(x_cols):
-            down[j] = (down[j] * (weight / total) - wanted[j]) * factor
-        for j in range(x_cols, dx_width):
-            down[j] = 0.0
+        for panel in range(dx_panels):
+            wanted = reals(target + row + panel * target_panel * SIZE, PANEL)
+            down = reals(dx + row + panel * dx_panel * SIZE, PANEL)
+            for j in range(PANEL):
+                down[j] = (down[j] * (weight / total) - wanted[j]) * factor
+        clear_padding(dx + row, dx_panel, x_cols)
     return 0
-
-
-def _exp_rows(address, row, width, low, high):
-    rows = high - low
-    if row == width:
-        rows, width = 1, rows * width
-    for i in range(low, low + rows):
-        values = reals(address + i * row * SIZE, width)
-        for j in range(width):
-            values[j] = exp(values[j])
 
 
 def _log_softmax(x):

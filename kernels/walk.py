@@ -25,8 +25,8 @@ _SPINS = 4000  # about 40 us of waiting before a worker offers its core to other
 
 
 @kernel
-def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, block, strict, losses, contexts, workers, shared,
-         yielder, context, low, high):
+def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, block, strict, losses, contexts, workers,
+         shared, yielder, context, low, high):
     """Run `steps` steps as worker `low`; the batches follow each other from row `start` of `rows`.
 
     Puts the loss of each step into `losses` (float64; 0 if there is none) and the number of completed steps into

@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: train test bench lint
+.NOTPARALLEL:
+
+train: .venv/.examples
+	$(BIN)/python examples/digits.py
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+bench: .venv/.bench
+	$(BIN)/python asv_benchmarks/steps.py
+
+lint: .venv/.lint
+	$(BIN)/ruff check
+	rm -rf build/typed && mkdir -p build/typed/hotloop
+	ln -s $(CURDIR)/engine/*.py build/typed/hotloop && ln -s $(CURDIR)/kernels build/typed/hotloop
+	$(BIN)/mypy
+
+# One environment; a stamp for each extra of pyproject.toml that was installed into it.
+.venv/.%: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install -qq --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+$(BIN)/pip:
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,202 @@
+"""Checkpoints: a whole trainer in one safetensors file.
+
+The tensors are those of `Trainer.state_dict`, so every reader of safetensors finds the parameters under torch's
+names. All else is JSON in the file's metadata. Loading executes nothing: layers, losses and optimizers are looked up
+in the package's own tables and checked by their constructors, and every shape is compared with the file's before an
+array of that size is made.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+
+import numpy as np
+
+from .layers import LAYERS
+from .losses import LOSSES
+from .network import Sequential
+from .optimizers import OPTIMIZERS
+from .trainer import Trainer
+
+FORMAT = 1  # of the description; to be raised when an older reader would misread it
+_KEY = "hotloop"
+_SETTINGS = ("batch_size", "backend", "threads", "dtype", "seed", "shuffle", "check_finite")
+_DTYPES = {"float32": "F32", "float64": "F64"}  # safetensors' names
+
+
+def save(trainer, path):
+    """Write `trainer` to `path`, replacing a file of that name; `load` continues from it bit for bit.
+
+    Tensors: the parameters ("0.weight", (out, in)) and the optimizer's states ("optimizer.exp_avg.0.weight"), in the
+    trainer's dtype. Metadata: architecture, loss, optimizer, settings and progress. May be called between steps and
+    from callbacks, in the middle of an epoch too. At every moment `path` holds the old file or the new one, whole; a
+    process that is killed may leave a temporary file, .hotloop-*, beside it. Raises OSError where the file cannot be
+    written and ValueError where a value is not finite or `path` is a folder or device; then nothing has changed.
+    """
+    from safetensors.numpy import save as serialize
+
+    state = trainer.state_dict()
+    _check_finite(state)
+    text = json.dumps(_describe(trainer), allow_nan=False)
+    _write(os.path.realpath(os.fsdecode(path)), serialize(state, {_KEY: text}))
+
+
+def load(path, backend=None, threads=...):
+    """The trainer that `save` wrote to `path`.
+
+    backend, threads: as for `Trainer`, in place of the saved ones. Raises FileNotFoundError where there is no file,
+    ValueError for a file that is damaged, of another format, or describes what this version does not know. Memory is
+    bounded by a small multiple of the file's size, whatever the file says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = os.fsdecode(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for its other end
+        raise ValueError(f"{path} is a folder or device: give the name of a checkpoint")
+    changed = {"backend": backend} if backend is not None else {}
+    changed |= {"threads": threads} if threads is not ... else {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _restore(file, changed)
+    except (SafetensorError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"cannot load {path}: {error}") from error
+
+
+def _describe(trainer):
+    """All of a trainer but its tensors, as JSON values."""
+    settings = {name: getattr(trainer, name) for name in _SETTINGS} | {"dtype": trainer.dtype.name}
+    return {"format": FORMAT,
+            "network": {"layers": [_entry(layer) for layer in trainer.net.layers], "seed": trainer.net.seed},
+            "loss": _entry(trainer.loss), "optimizer": _entry(trainer.optimizer),
+            "trainer": settings, "progress": trainer.progress()}
+
+
+def _entry(thing):
+    """A layer, loss or optimizer as its kind and its constructor's arguments, which are its attributes."""
+    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(thing).items()}
+    return {"kind": type(thing).__name__} | arguments
+
+
+# loading
+
+
+def _restore(file, changed):
+    network, loss, optimizer, settings, progress = _description(file.metadata())
+    layers = [_make(LAYERS, entry, f"layer {place}") for place, entry in enumerate(network["layers"])]
+    loss, optimizer = _make(LOSSES, loss, "loss"), _make(OPTIMIZERS, optimizer, "optimizer")
+    if not isinstance(settings["dtype"], str) or settings["dtype"] not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {settings['dtype']!r}")
+    state = _tensors(file, _shapes(layers, optimizer), _DTYPES[settings["dtype"]])
+    trainer = Trainer(Sequential(*layers, seed=network["seed"]), loss, optimizer, **settings | changed)
+    trainer.resume(progress)
+    trainer.load_state_dict(state)
+    return trainer
+
+
+def _description(metadata):
+    """The parts of a description; ValueError where it has others, or values of other types."""
+    if _KEY not in (metadata or {}):
+        raise ValueError("the file was not written by hotloop.save: use safetensors and `load_state_dict`")
+    description = json.loads(metadata[_KEY], parse_constant=_no_number)
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        found = description.get("format") if isinstance(description, dict) else description
+        raise ValueError(f"its format is {found!r}, but this version of hotloop reads format {FORMAT}")
+    _expect(description, ("format", "network", "loss", "optimizer", "trainer", "progress"), "the description")
+    _expect(description["network"], ("layers", "seed"), "network")
+    _expect(description["trainer"], _SETTINGS, "trainer")
+    _expect(description["progress"], ("epoch", "updates", "position", "rows", "loss_sum"), "progress")
+    if not isinstance(description["network"]["layers"], list):
+        raise ValueError(f"layers must be a list, got {description['network']['layers']!r}")
+    for name in ("shuffle", "check_finite"):
+        if not isinstance(description["trainer"][name], bool):
+            raise ValueError(f"{name} must be true or false, got {description['trainer'][name]!r}")
+    return (description[part] for part in ("network", "loss", "optimizer", "trainer", "progress"))
+
+
+def _no_number(text):
+    raise ValueError(f"the description holds {text}")
+
+
+def _expect(value, names, what):
+    if not isinstance(value, dict) or value.keys() != set(names):
+        raise ValueError(f"{what} must have {', '.join(names)}; got {value!r}")
+
+
+def _make(kinds, entry, what):
+    """The layer, loss or optimizer that `entry` describes; arguments left out take their defaults."""
+    kind = entry.get("kind") if isinstance(entry, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"{what} is no known kind but {entry!r}: choose one of {', '.join(kinds)}")
+    try:
+        made = kinds[kind](**{name: value for name, value in entry.items() if name != "kind"})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what}: {error}") from None
+    if _entry(made) | entry != _entry(made):  # a constructor that converts would accept what `save` never writes
+        raise ValueError(f"{what} must be as {_entry(made)}, got {entry}")
+    return made
+
+
+def _shapes(layers, optimizer):
+    """Names and shapes of the tensors that a trainer of these layers has."""
+    shapes = {f"{place}.{name}": shape for place, layer in enumerate(layers)
+              for name, shape in layer.parameters().items()}
+    states = {f"optimizer.{state}.{name}": shape for state in optimizer.states() for name, shape in shapes.items()}
+    return shapes | states
+
+
+def _tensors(file, shapes, dtype):
+    """The file's tensors, read only after names, shapes and dtypes are as they must be."""
+    found = set(file.keys())
+    if found != shapes.keys():
+        raise ValueError(f"the architecture misses tensors {sorted(shapes.keys() - found)} in the file, which has "
+                         f"{sorted(found - shapes.keys())} besides")
+    for name, shape in shapes.items():
+        tensor = file.get_slice(name)
+        if tuple(tensor.get_shape()) != shape or tensor.get_dtype() != dtype:
+            raise ValueError(f"tensor {name} must be {dtype} of shape {shape}, got {tensor.get_dtype()} of shape "
+                             f"{tuple(tensor.get_shape())}")
+    state = {name: file.get_tensor(name) for name in shapes}
+    _check_finite(state)
+    return state
+
+
+def _check_finite(state):
+    for name, value in state.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} holds values that are not finite")
+
+
+# writing
+
+
+def _write(path, content):
+    """Put `content` into the file `path`, which at every moment is the old one or the new one."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is a folder or device: give the name of a file")
+    folder = os.path.dirname(path)
+    temporary = os.path.join(folder, f".hotloop-{secrets.token_hex(8)}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.exists(path):
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        with contextlib.suppress(OSError):  # the new file is in place; some file systems cannot do more
+            _sync_folder(folder)
+
+
+def _sync_folder(folder):
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

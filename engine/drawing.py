@@ -1,0 +1,192 @@
+"""Draws a program: a box an instruction, grouped by phase, an arrow for each buffer that one hands to another.
+
+The forward pass runs from left to right along the top, the backward pass back below it, and the gradient of each
+layer's parameters stands under the layer.
+"""
+
+from dataclasses import dataclass
+
+from .program import Block, Buffer, External, Instruction
+
+_PHASES = {"rows": "rows: each worker runs all of this on its slice of the batch",
+           "each": "each: every worker for itself",
+           "units": "units: pieces of the parameters, dealt out to the workers"}
+_WIDTH, _HEIGHT, _ACROSS, _DOWN = 2.15, 0.85, 2.75, 1.35  # inches: of a box; between the corners of neighbours
+_MARGIN, _HEADING = 0.3, 0.4
+_FORWARD, _BACKWARD, _PLAIN = "#2b6cb0", "#c05621", "#4a5568"
+_BANDS = {"rows": "#edf2f7", "each": "#f7fafc", "units": "#fdf3e7"}
+_FINISH = {1: "relu", 2: "where positive"}
+
+
+@dataclass(eq=False)
+class _Box:
+    """An instruction's place in the grid, what stands in it, and what it reads from other boxes."""
+
+    instruction: Instruction
+    sources: list["_Box"]
+    lines: list[str]
+    backward: bool
+    column: int = 0
+    track: int = 0
+
+    @property
+    def color(self):
+        if self.instruction.phase == "each":
+            return _PLAIN
+        return _BACKWARD if self.backward else _FORWARD
+
+
+def draw(program, path):
+    """Write a picture of `program` to `path`; the suffix tells the format: .svg, .png or .pdf.
+
+    Raises ImportError without matplotlib, ValueError for a format that it does not know.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("drawing a program needs matplotlib: pip install matplotlib") from None
+    boxes = _boxes(program)
+    _arrange(boxes)
+    left, right = min(box.column for box in boxes), max(box.column for box in boxes)
+    bands, bottom = _bands(boxes)
+    width = (right - left) * _ACROSS + _WIDTH + 4 * _MARGIN
+    figure = Figure(figsize=(width, bottom + _MARGIN))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(bottom + _MARGIN, 0))
+    axes.axis("off")
+
+    places = {}
+    for phase, top, height in bands:
+        _band(axes, phase, top, height, width)
+        for box in boxes:
+            if box.instruction.phase == phase:
+                places[box] = ((box.column - left) * _ACROSS + 2 * _MARGIN, top + _HEADING + box.track * _DOWN)
+    for box in boxes:
+        for source in box.sources:
+            _arrow(axes, places[source], places[box], source.color)
+        _draw_box(axes, box, *places[box])
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hotloop"}):
+        figure.savefig(path, dpi=110)
+
+
+# what the picture shows
+
+
+def _boxes(program):
+    """A box an instruction, in order, each knowing the boxes whose buffers it reads."""
+    boxes, writer, after_loss = [], {}, False
+    for instruction in program.instructions:
+        parts = [instruction, *(part for part in instruction.operands.values() if isinstance(part, Instruction))]
+        writes, reads = {}, {}  # dictionaries as ordered sets
+        for part in parts:
+            for name, value in part.operands.items():
+                if isinstance(value, Buffer):
+                    (writes if name in _written(part) else reads)[value] = None
+        sources = list(dict.fromkeys(writer[buffer] for buffer in reads if buffer in writer))
+        box = _Box(instruction, sources, _lines(parts, writes), after_loss)
+        boxes.append(box)
+        writer |= dict.fromkeys(writes, box)
+        after_loss = after_loss or program.loss in instruction.nodes
+    return boxes
+
+
+def _written(instruction):
+    """The operands that a kernel writes: gradients where it has them, else its result."""
+    names = instruction.operands.keys()
+    if "dx" in names:
+        return {"dx", "loss"}
+    return {"z"} if "z" in names else {"y"}
+
+
+def _lines(parts, writes):
+    """Title, operands and results of a box."""
+    first = parts[0]
+    finish = _FINISH.get(first.operands.get("finish"))
+    title = [first.op, *([finish] if finish else []), *(part.op for part in parts[1:])]
+    title = [" | ".join(title)] if len(" | ".join(title)) < 27 else [title[0], "| " + " | ".join(title[1:])]
+    block = next((value for value in first.operands.values() if isinstance(value, Block)), None)
+    outside = [repr(value) for value in first.operands.values() if isinstance(value, External)]
+    lines = title + ([repr(block)] if block else []) + ([" ".join(outside)] if outside else [])
+    results = [repr(buffer) for buffer in writes]
+    if first.phase == "units":
+        results = [f"{first.units} units"]
+    return lines + (["\N{RIGHTWARDS ARROW} " + ", ".join(results)] if results else [])
+
+
+# where it shows it
+
+
+def _arrange(boxes):
+    """Give every box a column, and a track in its phase that no other box of the column has."""
+    forward = {}  # block -> column
+    for box in boxes:
+        box.column = 1 + max((source.column for source in box.sources), default=-1)
+        block = box.instruction.operands.get("w")
+        if box.backward and block in forward:
+            box.column = forward[block]
+        elif box.backward and box.sources:
+            box.column = min(source.column for source in box.sources)
+        elif isinstance(block, Block):
+            forward[block] = box.column
+        if box.instruction.phase == "each":
+            box.column = max((source.column for source in box.sources), default=0)
+    for box in boxes:  # data that enter late stand to the right of their reader
+        readers = [other.column for other in boxes if box in other.sources]
+        if not box.sources and readers and min(readers) > 1:
+            box.column = min(readers) + 1
+    taken = set()
+    for box in boxes:
+        box.track = int(box.backward and box.instruction.phase == "rows")
+        while (box.instruction.phase, box.column, box.track) in taken:
+            box.track += 1
+        taken.add((box.instruction.phase, box.column, box.track))
+
+
+def _bands(boxes):
+    """(phase, top, height) of each phase, and where the last one ends."""
+    bands, top = [], _MARGIN
+    for phase in _PHASES:
+        tracks = [box.track for box in boxes if box.instruction.phase == phase]
+        if tracks:
+            height = _HEADING + max(tracks) * _DOWN + _HEIGHT + 0.25
+            bands.append((phase, top, height))
+            top += height + 0.25
+    return bands, top - 0.25
+
+
+def _band(axes, phase, top, height, width):
+    from matplotlib.patches import FancyBboxPatch
+
+    axes.add_patch(FancyBboxPatch((_MARGIN, top), width - 2 * _MARGIN, height, boxstyle="round,pad=0,rounding_size=0.1",
+                                  facecolor=_BANDS[phase], edgecolor="none", zorder=0))
+    axes.text(2 * _MARGIN, top + 0.12, _PHASES[phase], va="top", fontsize=9, style="italic", color=_PLAIN)
+
+
+def _draw_box(axes, box, x, y):
+    from matplotlib.patches import FancyBboxPatch
+
+    axes.add_patch(FancyBboxPatch((x, y), _WIDTH, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.07",
+                                  facecolor="white", edgecolor=box.color, linewidth=1.3, zorder=2))
+    step = 0.185
+    top = y + (_HEIGHT - step * (len(box.lines) - 1)) / 2
+    for number, line in enumerate(box.lines):
+        bold = number == 0 or line.startswith("|")
+        axes.text(x + _WIDTH / 2, top + number * step, line, ha="center", va="center", zorder=3,
+                  fontsize=8.5 if bold else 8, weight="bold" if bold else "normal",
+                  color=box.color if line.startswith("\N{RIGHTWARDS ARROW}") else "#1a202c")
+
+
+def _arrow(axes, start, end, color):
+    """From box to box: level along a track, else from the edges that face each other, through the gaps."""
+    (x0, y0), (x1, y1) = start, end
+    side, inset = (x1 > x0) - (x1 < x0), 0.15
+    if y0 == y1:
+        ends = (x0 + (side > 0) * _WIDTH, y0 + _HEIGHT / 2), (x1 + (side < 0) * _WIDTH, y1 + _HEIGHT / 2)
+    else:
+        down = y1 > y0
+        middle = _WIDTH / 2
+        leave = {0: middle, 1: _WIDTH - inset, -1: inset}[side]
+        enter = {0: middle, 1: inset, -1: _WIDTH - inset}[side]
+        ends = (x0 + leave, y0 + down * _HEIGHT), (x1 + enter, y1 + (not down) * _HEIGHT)
+    axes.annotate("", ends[1], ends[0], zorder=1, arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2,
+                                                              "shrinkA": 0, "shrinkB": 1})

@@ -1,0 +1,52 @@
+"""What several test files share: the dtypes, and a worker to call single kernels with."""
+
+import hypothesis
+import numpy as np
+import pytest
+
+from hotloop.kernels import _jit
+from hotloop.kernels._context import BATCH, CONTEXT, GRADIENT, LOSS, SCRATCH, UPDATE, ZEROS
+from hotloop.kernels._target import host
+
+hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("hotloop")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return np.dtype(request.param)
+
+
+@pytest.fixture(scope="session")
+def worker():
+    return Worker
+
+
+class Worker:
+    """One worker's context and scratch."""
+
+    def __init__(self, dtype="float32", batch=0, update=1, gradient=None, scratch=4096):
+        self.dtype = np.dtype(dtype)
+        panel = host().bindings(dtype)["PANEL"]
+        self.memory = np.full(scratch + panel + 1, np.nan, dtype)
+        self.memory[scratch:] = [0] * panel + [1]
+        self.cells = np.zeros(CONTEXT, np.int64)
+        self.cells[[BATCH, UPDATE, GRADIENT, SCRATCH, ZEROS]] = (
+            batch, update, _word(gradient), self.memory.ctypes.data, self.memory[scratch:].ctypes.data)
+
+    @property
+    def loss(self):
+        return self.cells.view(np.float64)[LOSS]
+
+    def run(self, function, low, high, **operands):
+        """Call the compiled kernel on [low, high) and return its status; an array stands for its address."""
+        names = _jit.operands(function)
+        row = np.zeros(_jit.HEADER + len(names), np.int64)
+        for cell, name in enumerate(names, _jit.HEADER):
+            real = function.__annotations__.get(name) is float
+            row[cell] = np.float64(operands[name]).view(np.int64) if real else _word(operands[name])
+        return _jit.caller(function, self.dtype)(row.ctypes.data, self.cells.ctypes.data, low, high)
+
+
+def _word(value):
+    return value.ctypes.data if isinstance(value, np.ndarray) else value or 0

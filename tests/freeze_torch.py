@@ -1,0 +1,109 @@
+"""Frozen training runs: trains the nets of CASES in torch and keeps what came out in frozen/*.npz.
+
+Run by hand, with torch installed: `python tests/freeze_torch.py`. The tests read the files and need no torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "frozen"
+STEPS, BATCH, ROWS = 10, 6, 57  # the last batch is short
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net, a loss and an optimizer, made from the names of a module: `hotloop`, or torch's under those names.
+
+    targets: "labels", "probabilities" (rows that sum to 1), "bits" (0 or 1) or "numbers".
+    """
+
+    layers: Callable[[Any], list]
+    targets: str
+    loss: str
+    optimizer: str
+    settings: dict[str, Any]
+    loss_settings: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "relu_cross_entropy_nesterov": Case(
+        lambda m: [m.Dense(7, 17), m.ReLU(), m.Dense(17, 9), m.ReLU(), m.Dense(9, 5)], "labels",
+        "CrossEntropyLoss", "SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    "tanh_gelu_bce_adam": Case(
+        lambda m: [m.Dense(7, 9), m.Tanh(), m.Dense(9, 8), m.GELU(), m.Dense(8, 3)], "bits",
+        "BCEWithLogitsLoss", "Adam", {"lr": 0.02, "weight_decay": 0.05}),
+    "leaky_sigmoid_mse_adamw": Case(
+        lambda m: [m.Dense(7, 8), m.LeakyReLU(0.2), m.Dense(8, 9), m.Sigmoid(), m.Dense(9, 2)], "numbers",
+        "MSELoss", "AdamW", {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
+    "gelu_tanh_l1_dampening": Case(
+        lambda m: [m.Tanh(), m.Dense(7, 9), m.GELU("tanh"), m.Dense(9, 1)], "numbers",
+        "L1Loss", "SGD", {"lr": 0.05, "momentum": 0.8, "dampening": 0.3}),
+    "softmax_mse_adam": Case(
+        lambda m: [m.Dense(7, 9), m.Identity(), m.Sigmoid(), m.Dense(9, 5), m.Softmax()], "probabilities",
+        "MSELoss", "Adam", {"lr": 0.05}),
+    "probabilities_without_bias_sum": Case(
+        lambda m: [m.Dense(7, 8, bias=False), m.ReLU(), m.Dense(8, 5, bias=False)], "probabilities",
+        "CrossEntropyLoss", "SGD", {"lr": 0.01}, {"reduction": "sum"}),
+}
+
+
+def draw_targets(generator, kind, rows, outputs):
+    """Targets of a kind, in float32's numbers, so that both dtypes train on the same."""
+    if kind == "labels":
+        return generator.integers(0, outputs, rows)
+    if kind == "bits":
+        return generator.integers(0, 2, (rows, outputs)).astype(np.float32)
+    if kind == "probabilities":
+        return generator.dirichlet(np.ones(outputs), rows).astype(np.float32)
+    return generator.standard_normal((rows, outputs)).astype(np.float32)
+
+
+def freeze(case, seed):
+    """Everything that the tests compare with, by name."""
+    from types import SimpleNamespace
+
+    import torch
+
+    module = SimpleNamespace(**vars(torch.nn) | {"Dense": torch.nn.Linear, "Softmax": lambda: torch.nn.Softmax(-1)})
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    net = torch.nn.Sequential(*case.layers(module))
+    initial = {name: value.numpy().copy() for name, value in net.state_dict().items()}
+    outputs = next(layer.out_features for layer in reversed(net) if isinstance(layer, torch.nn.Linear))
+    frozen = {"x": generator.standard_normal((ROWS, 7)).astype(np.float32),
+              "y": draw_targets(generator, case.targets, ROWS, outputs)}
+    frozen |= {f"initial/{name}": value for name, value in initial.items()}
+    for dtype in (torch.float32, torch.float64):
+        net.load_state_dict({name: torch.tensor(value) for name, value in initial.items()})
+        frozen |= {f"{str(dtype).removeprefix('torch.')}/{name}": value
+                   for name, value in _train(torch, net.to(dtype), module, case, frozen, dtype)}
+    return frozen
+
+
+def _train(torch, net, module, case, data, dtype):
+    loss_of = getattr(module, case.loss)(**case.loss_settings)
+    optimizer = getattr(torch.optim, case.optimizer)(net.parameters(), **case.settings)
+    x, y = torch.tensor(data["x"], dtype=dtype), torch.tensor(data["y"])
+    y = y if case.targets == "labels" else y.to(dtype)
+    losses = []
+    for step in range(STEPS):
+        rows = slice(step * BATCH, (step + 1) * BATCH)
+        optimizer.zero_grad()
+        loss = loss_of(net(x[rows]), y[rows])
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            yield from [(f"gradient/{name}", value.grad.numpy().copy()) for name, value in net.named_parameters()]
+        optimizer.step()
+    yield "losses", np.array(losses)
+    yield from [(f"final/{name}", value.numpy().copy()) for name, value in net.state_dict().items()]
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for seed, (name, case) in enumerate(CASES.items()):
+        np.savez_compressed(FOLDER / f"{name}.npz", **freeze(case, seed))

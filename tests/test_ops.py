@@ -1,0 +1,525 @@
+"""Every op of the table: its kernel against its reference, its gradient against differences, and the hard cases."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tolerances import close
+
+import hotloop as hl
+from hotloop.autodiff import differentiate
+from hotloop.cpu_backend import CpuBackend, layout
+from hotloop.graph import Graph
+from hotloop.kernels import OPS, _jit
+from hotloop.kernels.activations import ACTIVATIONS
+from hotloop.kernels.losses import LOSSES
+from hotloop.numpy_backend import NumpyBackend
+from hotloop.plan import plan
+from hotloop.program import Buffer
+
+ROWWISE = [f"{name}{end}" for name in (*ACTIVATIONS, "softmax") for end in ("", "_backward")] + ["add"]
+DENSE = ["dense", "dense_input_gradient", "dense_weight_gradient", "dense_bias_gradient"]
+UPDATES = {
+    "sgd": [{"momentum": 0.0}, {"momentum": 0.0, "weight_decay": 0.1}, {}, {"dampening": 0.3}, {"weight_decay": 0.1},
+            {"nesterov": 1}, {"nesterov": 1, "weight_decay": 0.1}],
+    "adam": [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled": 1}, {"beta1": 0.5, "eps": 0.1},
+             {"beta1": 0.0}],
+}
+DEFAULTS = {
+    "sgd": {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": 0},
+    "adam": {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "decoupled": 0},
+}
+EDGES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)  # around vectors, panels and tiles
+SHAPES = [(0, 5), (1000, 100), *((rows, 17) for rows in (1, 31, 33, 50, 64)), *((3, cols) for cols in EDGES)]
+DENSE_SIZES = [(0, 5, 3), (128, 300, 200), *zip(*(np.random.default_rng(seed).permutation(np.repeat(EDGES, 3)).tolist()
+                                                  for seed in range(3)), strict=True)]
+BACKENDS = {"cpu": CpuBackend, "numpy": NumpyBackend}
+
+
+def test_every_op_is_tested():
+    losses = [f"{name}{end}" for name in LOSSES for end in ("", "_backward")]
+    assert sorted([*ROWWISE, *losses, *DENSE, *UPDATES]) == sorted(OPS)
+
+
+def cases(names):
+    return [pytest.param(name, case, id="-".join([name, *map(str, case.values())]))
+            for name in names for case in OPS[name].cases]
+
+
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+# Kernels against references
+
+
+@pytest.mark.parametrize(("name", "case"), cases(ROWWISE))
+@shapes
+def test_rowwise(name, case, shape, dtype):
+    op, (rows, cols) = OPS[name], shape
+    inputs = rowwise_inputs(name, shape, dtype)
+    graph = Graph()
+    nodes = [graph.input("x", (None, cols)), graph.target("y", (None, cols))][: len(inputs)]
+    node = graph.apply(name, *nodes, **case)
+    expected = op.reference(case, *(value.astype(np.float64) for value in inputs))
+    for machine in in_place_and_apart(name, dtype, graph, rows, prediction=node):
+        close(machine(*inputs), expected, dtype, op.tolerance, cols if op.tolerance == "row" else 1,
+              None if name == "softmax" else abs(inputs[0]))
+
+
+def rowwise_inputs(name, shape, dtype):
+    generator, base = np.random.default_rng(len(name) + sum(shape)), name.removesuffix("_backward")
+    x, y = (3 * generator.standard_normal(shape).astype(dtype) for _ in range(2))
+    if base != name:
+        return x, y if OPS[name].saves == "x" else OPS[base].reference({}, y)
+    return (x, y) if name == "add" else (x,)
+
+
+@pytest.mark.parametrize(("name", "case"), cases(sorted(LOSSES)))
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0]], ids=str)
+def test_losses(name, case, shape, dtype):
+    """Loss and gradient of a batch; the loss of each row as a batch of its own."""
+    rows, cols = shape
+    x, y = prediction_and_target(name, shape, dtype)
+    graph, node, slope = loss_graph(name, cols, case)
+    exact = x.astype(np.float64), y if y.dtype == np.int64 else y.astype(np.float64)
+    count = (rows if name.startswith("cross_entropy") else rows * cols) if case["reduction"] == "mean" else 1
+    largest = abs(x).max(-1)
+    expected = OPS[slope.op].reference(case, 1.0, *exact)
+    for machine in in_place_and_apart(name, dtype, graph, rows, loss=node, prediction=slope):
+        close(machine(x, y), expected, dtype, OPS[slope.op].tolerance, cols, largest[:, None] / count)
+        loss = OPS[name].reference(case, *exact)
+        close(machine.losses, [loss], dtype, OPS[name].tolerance, cols, loss + largest.sum() / count)
+    losses = [OPS[name].reference(case, *(value[i : i + 1] for value in exact)) for i in range(rows)]
+    machine(x, y, batch=1)
+    close(machine.losses, losses, dtype, OPS[name].tolerance, cols, losses + largest)
+
+
+def loss_graph(name, cols, attributes):
+    """A loss of the input and its gradient."""
+    graph = Graph()
+    x = graph.input("x", (None, cols))
+    y = graph.labels("y") if name == "cross_entropy" else graph.target("y", (None, cols))
+    node = graph.apply(name, x, y, **attributes)
+    return graph, node, *differentiate(graph, node, [x])
+
+
+def prediction_and_target(name, shape, dtype):
+    generator = np.random.default_rng(sum(shape))
+    x = 3 * generator.standard_normal(shape).astype(dtype)
+    if name == "cross_entropy":
+        return x, generator.integers(0, shape[1], shape[0])
+    y = generator.uniform(0, 1, shape)
+    if name == "cross_entropy_probabilities":
+        y[:, shape[1] // 2 + 1 :] = 0
+        y /= y.sum(-1, keepdims=True)
+    return x, y.astype(dtype)
+
+
+@pytest.mark.parametrize("sizes", DENSE_SIZES, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_dense(sizes, bias, dtype):
+    """The forward op, and the gradients of input, weight and bias."""
+    rows, inputs, outputs = sizes
+    generator = np.random.default_rng(rows)
+    shapes = {"x": (rows, inputs), "dy": (rows, outputs), "w": (outputs, inputs), "b": (outputs,)}
+    values = {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    graph = Graph()
+    x, dy = graph.input("x", (None, inputs)), graph.target("dy", (None, outputs))
+    w, *b = [graph.parameter(name, shapes[name]) for name in ("w", "b")][: 1 + bias]
+    y, dx = graph.apply("dense", x, w, *b), graph.apply("dense_input_gradient", dy, w)
+    gradients = {w: graph.apply("dense_weight_gradient", x, dy)} | {
+        node: graph.apply("dense_bias_gradient", dy) for node in b}
+
+    def check(actual, node, terms):
+        operands = [values[operand.name].astype(np.float64) for operand in node.inputs]
+        scale = OPS[node.op].reference({}, *map(abs, operands))
+        close(actual, OPS[node.op].reference({}, *operands), dtype, OPS[node.op].tolerance, terms, scale)
+
+    parameters = {node.name: values[node.name] for node in (w, *b)}
+    for machine in in_place_and_apart("dense", dtype, graph, rows, parameters, prediction=y):
+        check(machine(values["x"]), y, inputs + 1)
+    for name in ("dense_input_gradient", "dense_parameter_gradient"):
+        for machine in in_place_and_apart(name, dtype, graph, rows, parameters, prediction=dx, gradients=gradients):
+            check(machine(values["x"], values["dy"]), dx, outputs)
+            for parameter, node in gradients.items():
+                check(machine.gradient(parameter), node, max(rows, 1))
+
+
+@pytest.mark.parametrize(("name", "settings"), [(name, settings) for name in UPDATES for settings in UPDATES[name]],
+                         ids=str)
+@pytest.mark.parametrize("size", [1, 31, 33, 50, 64, 5000])
+def test_updates(name, settings, size, dtype, worker):
+    """Several updates of elements [low, high), each from the state that the one before it left."""
+    op, settings = OPS[name], DEFAULTS[name] | settings
+    generator = np.random.default_rng(size)
+    low, high = 5, 5 + size
+    w = generator.standard_normal(size + 9).astype(dtype)
+    states = {state: np.full_like(w, np.nan if name == "sgd" else 0) for state in op.states}
+    if name == "sgd" and not settings["momentum"]:
+        states["velocity"] = None
+    for update in (1, 2, 3, 1000):
+        g = generator.standard_normal(size + 9).astype(dtype)
+        held = [w, *(state for state in states.values() if state is not None)]
+        around = [np.delete(array, np.s_[low:high]).tobytes() for array in (*held, g)]
+        given = g.tobytes()
+        exact = [array[low:high].astype(np.float64) for array in (w, g, *held[1:])]
+        expected = op.reference(settings, update, *exact)
+        assert worker(dtype, update=update, gradient=g).run(op.cpu, low, high, w=w, **states, **settings) == 0
+        for array, value in zip(held, expected, strict=True):
+            close(array[low:high], value, dtype, op.tolerance)
+        assert [np.delete(array, np.s_[low:high]).tobytes() for array in (*held, g)] == around
+        assert g.tobytes() == given
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_an_update_that_is_not_finite_is_not_made(name, dtype, worker):
+    op, w = OPS[name], np.ones(50, dtype)
+    states = {state: np.zeros(50, dtype) for state in op.states}
+    g = np.full(50, 0.5, dtype)
+    g[[3, 40]] = np.inf, np.nan
+    assert worker(dtype, gradient=g).run(op.cpu, 0, 50, w=w, **states, **DEFAULTS[name]) == 1
+    np.testing.assert_array_equal(w == 1, ~np.isfinite(g))
+
+
+class Machine:
+    """A program of a graph on one backend. A call runs it and returns the prediction; `losses`, `gradient` follow it.
+
+    Before each call all memory that the program has to write, padding included, is filled with NaN. The instruction
+    `apart` gets memory of its own for its result, which the plan may have put in place of an operand; then a call
+    asserts that the instruction changes no byte but its results'.
+    """
+
+    def __init__(self, backend, dtype, graph, rows, parameters=None, apart=None, **goals):
+        self.backend, self.dtype, self.rows, self.apart = backend, np.dtype(dtype), rows, apart
+        self.program = plan(graph, layout(dtype), keep_gradient=bool(goals.get("gradients")), **goals)
+        self.written = self.program.elements * self.dtype.itemsize
+        if apart:
+            self._separate()
+        self.executor = BACKENDS[backend](self.dtype)
+        self.executor.prepare(self.program, rows)
+        self.write(parameters or {})
+
+    def _separate(self):
+        instructions = self.program.instructions
+        one, = (instruction for instruction in instructions if instruction.op == self.apart)
+        self.without = replace(self.program, instructions=[other for other in instructions if other is not one])
+        self.results = [one.operands["loss"]] if "loss" in one.operands else []
+        if "gradient" in one.operands:
+            return
+        *_, name = (name for name, value in one.operands.items() if isinstance(value, Buffer) and name != "loss")
+        old, new = one.operands[name], replace(one.operands[name], name="apart")
+        self.program.buffers.append(new)
+        self.results.append(new)
+        one.operands[name] = new
+        for reader in instructions[instructions.index(one) + 1 :]:
+            reader.operands |= {name: new for name, value in reader.operands.items() if value is old}
+
+    def write(self, parameters):
+        for name, value in parameters.items():
+            self.executor.write(self.program, "parameters", name, value)
+
+    def gradient(self, parameter):
+        return self.executor.read(self.program, "gradient", parameter.name)
+
+    def __call__(self, x, y=None, batch=None):
+        if self.apart:
+            self.executor.prepare(self.without, self.rows)
+            self._run(self.without, x, y, batch)
+            others = self._others()
+        prediction = self._run(self.program, x, y, batch)
+        assert not self.apart or self._others() == others
+        return prediction
+
+    def _run(self, program, x, y, batch):
+        if self.backend == "cpu":
+            self.executor.arena[self.written :] = 0xFF
+        arrays = {"x": np.array(x, self.dtype)}
+        if y is not None:
+            arrays["y"] = np.array(y, np.int64 if np.asarray(y).dtype.kind == "i" else self.dtype)
+        before = {name: array.tobytes() for name, array in arrays.items()}
+        if program.prediction is not None:
+            arrays["prediction"] = np.full((self.rows, program.prediction.shape[1]), np.nan, self.dtype)
+        batch = batch or self.rows
+        self.losses = self.executor.run(program, arrays, steps=self.rows // batch if batch else 1, start=0,
+                                        rows=self.rows, batch=batch, strict=False).losses
+        assert {name: arrays[name].tobytes() for name in before} == before
+        return arrays.get("prediction")
+
+    def _others(self):
+        """The arena's bytes, results of the instruction `apart` blanked."""
+        arena, (places, size) = self.executor.arena.copy(), self.program.place(self.rows)
+        for buffer in self.results:
+            arena[places[buffer] : min(place for place in (*places.values(), size) if place > places[buffer])] = 0
+        if not self.results:
+            arena[self.written : self.program.fixed_bytes()] = 0
+        return arena.tobytes()
+
+
+def in_place_and_apart(op, *arguments, **goals):
+    """Two machines: the plan's own, and one where `op` stands apart; the second compiles nothing."""
+    yield Machine("cpu", *arguments, **goals)
+    compiled = len(_jit.compiled)
+    yield Machine("cpu", *arguments, apart=op, **goals)
+    assert len(_jit.compiled) == compiled
+
+
+# Gradients
+
+
+def chain(graph, *ops):
+    """Ops one after the other on an input of 5 columns; returns input, output and the parameters' shapes."""
+    value = x = graph.input("x", (None, 5))
+    for place, op in enumerate(ops):
+        if op == "dense":
+            value = graph.apply("dense", value, graph.parameter(f"{place}.weight", (5, 5)),
+                                graph.parameter(f"{place}.bias", (5,)))
+        elif op == "add":
+            value = graph.apply("add", value, graph.apply("dense", value, graph.parameter(f"{place}.weight", (5, 5))))
+        else:
+            value = graph.apply(op, value, **OPS[op].cases[-1])
+    return x, value
+
+
+SQUARES = ("mse_loss", {"reduction": "sum"})
+WITH_GRADIENT = [name for name, op in OPS.items() if op.gradient is not None]
+CHAINS = [((name,), SQUARES) for name in WITH_GRADIENT if name not in LOSSES]
+CHAINS += [(ops, (name, case)) for name in sorted(LOSSES) for case in OPS[name].cases
+           for ops in ((), ("dense", "tanh", "dense"))]
+CHAINS += [(("dense", name, "dense"), SQUARES) for name in (*ACTIVATIONS, "softmax", "add")]
+CHAINS += [(("dense", name), SQUARES) for name in ACTIVATIONS]
+
+
+@pytest.mark.parametrize(("ops", "loss"), CHAINS, ids=str)
+def test_gradients_are_central_differences(ops, loss):
+    """Of the input and of every parameter, for each op with a gradient rule and for what a plan fuses."""
+    name, attributes = loss
+    graph, generator, rows = Graph(), np.random.default_rng(7), 6
+    x, value = chain(graph, *ops)
+    y = graph.labels("y") if name == "cross_entropy" else graph.target("y", value.shape)
+    node = graph.apply(name, value, y, **attributes)
+    parameters = [node for node in graph.nodes if node.op == "parameter"]
+    slope, *slopes = differentiate(graph, node, [x, *parameters])
+    goals = {"loss": node, "prediction": slope, "gradients": dict(zip(parameters, slopes, strict=True))}
+    point = {node.name: generator.standard_normal((rows, 5) if node is x else node.shape) for node in (x, *parameters)}
+    target = prediction_and_target(name, (rows, 5), np.float64)[1]
+
+    def gradients(dtype):
+        values = {name: value for name, value in point.items() if name != "x"}
+        machine = Machine("cpu", dtype, graph, rows, values, **goals)
+        return {"x": machine(point["x"], target)} | {node.name: machine.gradient(node) for node in parameters}
+
+    alone = Machine("cpu", "float64", graph, rows, loss=node)
+
+    def value_at(values):
+        alone.write({name: value for name, value in values.items() if name != "x"})
+        alone(values["x"], target)
+        return alone.losses[0]
+
+    found, single = gradients("float64"), gradients("float32")
+    kinks = {"relu", "leaky_relu", "l1_loss"} & {name, *ops}
+    eps, atol, rtol = 1e-6, 1e-5 if kinks else 1e-7, 1e-3 if kinks else 1e-7
+    for name, values in point.items():
+        for index in np.ndindex(values.shape):
+            step = np.zeros_like(values)
+            step[index] = eps
+            numeric = (value_at(point | {name: values + step}) - value_at(point | {name: values - step})) / (2 * eps)
+            given = found[name][index]
+            assert abs(given - numeric) <= atol + rtol * abs(numeric), (
+                f"d loss / d {name}[{', '.join(map(str, index))}] is {given!r}, differences give {numeric!r}")
+        close(single[name], found[name], "float32", "training", 5 * rows, abs(found[name]).max())
+
+
+def test_every_gradient_rule_is_tested():
+    assert {name for ops, _ in CHAINS for name in ops} | {loss for _, (loss, _) in CHAINS} == set(WITH_GRADIENT)
+
+
+# Whole programs
+
+
+@pytest.mark.parametrize("layer", [hl.Identity(), hl.ReLU(), hl.LeakyReLU(), hl.Sigmoid(), hl.Tanh(), hl.GELU(),
+                                   hl.GELU("tanh"), hl.Softmax()], ids=repr)
+def test_what_memory_held_before_changes_nothing(layer, dtype):
+    """Buffers lie where other programs had theirs: a step's bits do not depend on it, and padding stays zero."""
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((13, 5)), generator.integers(0, 3, 13)
+    arenas = []
+    for fill in (0, 0xFF):
+        net = hl.Sequential(layer, hl.Dense(5, 33), layer, hl.Dense(33, 17), layer, hl.Dense(17, 3))
+        trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.Adam(lr=0.1), dtype=dtype)
+        program = trainer.program(x, y)
+        for _ in range(3):
+            arena = trainer._backend.arena
+            arena[program.fixed_bytes() :] = fill
+            trainer.step(x, y)
+        arenas.append(trainer._backend.arena[: program.fixed_bytes()].copy())
+        numbers = sum(block.outputs * (block.inputs + 1) for block in program.blocks)
+        found = arenas[-1].view(dtype)[: program.elements]
+        assert np.count_nonzero(found) == numbers
+    assert arenas[0].tobytes() == arenas[1].tobytes()
+
+
+def test_rows_come_in_the_order_asked_for(dtype):
+    """Three batches from row 2 on, the last one short, gathered by index and stored in place."""
+    graph = Graph()
+    x, y = graph.input("x", (None, 5)), graph.target("y", (None, 5))
+    total = graph.apply("add", graph.apply("identity", x), y)
+    program = plan(graph, layout(dtype), prediction=total)
+    executor = CpuBackend(dtype)
+    executor.prepare(program, 4)
+    x, y = np.arange(60, dtype=dtype).reshape(12, 5), np.ones((12, 5), dtype)
+    order = np.random.default_rng(0).permutation(12)
+    prediction = np.full((12, 5), np.nan, dtype)
+    arrays = {"x": x, "y": y, "order": order, "prediction": prediction}
+    executor.run(program, arrays, steps=3, start=2, rows=12, batch=4)
+    np.testing.assert_array_equal(prediction[2:], x[order][2:] + 1)
+    assert np.isnan(prediction[:2]).all()
+
+
+def test_a_second_architecture_compiles_nothing(dtype):
+    generator = np.random.default_rng(0)
+    for sizes in ((3, 9, 2), (40, 17, 33, 5)):
+        layers = [part for pair in zip(sizes[:-1], sizes[1:], strict=True) for part in (hl.Dense(*pair), hl.Tanh())]
+        trainer = hl.Trainer(hl.Sequential(*layers), hl.CrossEntropyLoss(), hl.SGD(), dtype=dtype)
+        compiled = len(_jit.compiled)
+        x, y = generator.standard_normal((70, sizes[0])), generator.integers(0, sizes[-1], 70)
+        trainer.fit(x, y, epochs=2)
+        trainer.evaluate(x, y)
+    assert len(_jit.compiled) == compiled
+
+
+# Cases with one right answer, on both backends
+
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def activation_at(backend, dtype, op, x, **attributes):
+    """Values and slopes of an activation at the elements of x."""
+    x = np.reshape(x, (1, -1))
+    results = []
+    for wanted in ("value", "slope"):
+        graph = Graph()
+        node = graph.apply(op, graph.input("x", (None, x.shape[1])), **attributes)
+        if wanted == "slope":
+            node, = OPS[op].gradient(graph, node, graph.target("y", node.shape))
+        results.append(Machine(backend, dtype, graph, 1, prediction=node)(x, np.ones_like(x))[1][0])
+    return results
+
+
+def loss_at(backend, dtype, op, x, y):
+    """A loss summed over the rows of x, and its gradient."""
+    graph = Graph()
+    given = graph.input("x", (None, np.shape(x)[1]))
+    wanted = graph.labels("y") if op == "cross_entropy" else graph.target("y", given.shape)
+    node = graph.apply(op, given, wanted, reduction="sum")
+    slope, = differentiate(graph, node, [given])
+    loss, gradient, _ = Machine(backend, dtype, graph, len(x), loss=node, prediction=slope)(x, y)
+    return loss, gradient
+
+
+@backends
+def test_relu_at_zero(backend, dtype):
+    least = np.finfo(dtype).smallest_subnormal
+    x = np.array([-0.0, 0.0, least, -least], dtype)
+    value, slope = activation_at(backend, dtype, "relu", x)
+    np.testing.assert_array_equal(value, [0, 0, least, 0])
+    np.testing.assert_array_equal(slope, [0, 0, 1, 0])
+
+
+@backends
+def test_cross_entropy_of_distant_logits(backend, dtype):
+    loss, gradient = loss_at(backend, dtype, "cross_entropy", [[1000, 0]], [1])
+    assert loss == 1000
+    np.testing.assert_array_equal(gradient, [[1, -1]])
+
+
+@backends
+@pytest.mark.parametrize("op", ["cross_entropy", "cross_entropy_probabilities"])
+def test_cross_entropy_of_an_impossible_class(op, backend, dtype):
+    x = [[-np.inf, 0, 0]]
+
+    def target(label):
+        return [label] if op == "cross_entropy" else np.eye(3)[[label]]
+
+    loss, gradient = loss_at(backend, dtype, op, x, target(1))
+    close(loss, np.log(2), dtype, "row")
+    assert gradient[0, 0] == 0
+    loss, gradient = loss_at(backend, dtype, op, x, target(0))
+    assert loss == np.inf
+    np.testing.assert_array_equal(gradient, [[-1, 0.5, 0.5]])
+
+
+@backends
+def test_binary_cross_entropy_of_distant_logits(backend, dtype):
+    for x, y, loss, gradient in [(1000, 1, 0, 0), (1000, 0, 1000, 1), (-1000, 1, 1000, -1), (-1000, 0, 0, 0)]:
+        assert loss_at(backend, dtype, "bce_with_logits_loss", [[x]], [[float(y)]]) == (loss, [[gradient]])
+    loss, _ = loss_at(backend, dtype, "bce_with_logits_loss", [[20]], [[1.0]])
+    assert abs(loss - 2.0611536181902037e-09) <= 1e-5 * 2.06e-9
+
+
+@backends
+def test_sigmoid_and_tanh_far_out(backend, dtype):
+    value, slope = activation_at(backend, dtype, "sigmoid", [200, -800, -80])
+    np.testing.assert_array_equal(value[:2], [1, 0])
+    assert abs(value[2] - 1.8048513878454153e-35) <= 4 * np.spacing(value[2])
+    np.testing.assert_array_equal(slope[:2], [0, 0])
+    value, slope = activation_at(backend, dtype, "tanh", [200, -200])
+    np.testing.assert_array_equal(value, [1, -1])
+    np.testing.assert_array_equal(slope, [0, 0])
+
+
+@backends
+@pytest.mark.parametrize("op", ["gelu", "gelu_tanh"])
+def test_gelu_far_out(op, backend, dtype):
+    x = np.array([10, 40, -10, -40])
+    value, slope = activation_at(backend, dtype, op, x)
+    close(value, np.maximum(x, 0), dtype, "elementwise", scale=10)
+    close(slope, x > 0, dtype, "elementwise", scale=10)
+
+
+@backends
+@pytest.mark.parametrize("op", [*ACTIVATIONS, "softmax", "dense"])
+def test_nan_stays_in_its_row(op, backend, dtype):
+    graph = Graph()
+    _, node = chain(graph, op)
+    x = np.random.default_rng(0).standard_normal((9, 5))
+    x[4] = np.nan
+    parameters = {"0.weight": np.ones((5, 5)), "0.bias": np.ones(5)} if op == "dense" else {}
+    found = Machine(backend, dtype, graph, 9, prediction=node)(x, parameters=parameters)[1]
+    assert np.isnan(found[4]).all()
+    assert np.isfinite(np.delete(found, 4, 0)).all()
+
+
+def at_rest(backend, dtype, optimizer):
+    """A trainer and data of gradient zero, with weights that are not."""
+    net = hl.Sequential(hl.Dense(3, 2))
+    trainer = hl.Trainer(net, hl.MSELoss(), optimizer, backend=backend, dtype=dtype, batch_size=4)
+    weight = np.random.default_rng(0).standard_normal((2, 3)).astype(dtype)
+    net.load_state_dict({"0.weight": weight, "0.bias": np.zeros(2)})
+    return trainer, weight, np.zeros((4, 3)), np.zeros((4, 2))
+
+
+@backends
+@pytest.mark.parametrize("optimizer", [hl.SGD(), hl.SGD(momentum=0.9), hl.SGD(momentum=0.9, nesterov=True), hl.Adam(),
+                                       hl.AdamW(weight_decay=0)], ids=repr)
+def test_no_gradient_moves_nothing(optimizer, backend, dtype):
+    trainer, weight, x, y = at_rest(backend, dtype, optimizer)
+    trainer.fit(x, y, epochs=100)
+    assert trainer.net.state_dict()["0.weight"].tobytes() == weight.tobytes()
+
+
+@backends
+def test_decoupled_decay_is_exact(backend, dtype):
+    trainer, weight, x, y = at_rest(backend, dtype, hl.AdamW(lr=0.01, weight_decay=0.1))
+    trainer.step(x, y)
+    expected = weight * dtype.type(1 - 0.01 * 0.1)
+    assert trainer.net.state_dict()["0.weight"].tobytes() == expected.tobytes()
+
+
+@backends
+def test_adam_adds_eps_outside_the_bias_correction(backend, dtype):
+    """A first gradient as large as eps moves by lr / 2; inside the correction it would be 0.03 lr."""
+    net = hl.Sequential(hl.Dense(1, 1))
+    trainer = hl.Trainer(net, hl.MSELoss(), hl.Adam(lr=1, eps=1e-8), backend=backend, dtype=dtype)
+    net.load_state_dict({"0.weight": np.zeros((1, 1)), "0.bias": np.zeros(1)})
+    trainer.step([[0.0]], [[-0.5e-8]])
+    close(net.state_dict()["0.bias"], [-0.5], dtype, "elementwise")
