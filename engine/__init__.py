@@ -16,6 +16,6 @@ from .trainer import Trainer
 __version__ = "0.1.0"
 __all__ = [
     "GELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback", "CrossEntropyLoss", "Dense",
-    "History", "Identity", "L1Loss", "LeakyReLU", "MSELoss", "NonFiniteError", "ProgressBar", "ReLU", "Sequential", "Sigmoid",
-    "Softmax", "Tanh", "Trainer", "load", "save",
+    "History", "Identity", "L1Loss", "LeakyReLU", "MSELoss", "NonFiniteError", "ProgressBar", "ReLU", "Sequential",
+    "Sigmoid", "Softmax", "Tanh", "Trainer", "load", "save",
 ]

@@ -29,7 +29,7 @@ def _parser():
         net.add_argument(f"--{name}", choices=list(kinds), default=default, metavar="NAME", help=", ".join(kinds))
     net.add_argument("--dtype", choices=("float32", "float64"), default="float32")
 
-    parser = argparse.ArgumentParser(prog="python -m hotloop", description="Compare, show and compile hotloop programs.")
+    parser = argparse.ArgumentParser(prog="python -m hotloop", description="Compares, shows and compiles programs.")
     commands = parser.add_subparsers(required=True, metavar="command")
     options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
@@ -47,7 +47,7 @@ def _parser():
     command.add_argument("--draw", metavar="FILE", help="draw it, too: .svg or .png (needs matplotlib)")
     command.set_defaults(run=_show)
 
-    command = commands.add_parser("warmup", **options, help="compile every kernel into the cache, ahead of its first use")
+    command = commands.add_parser("warmup", **options, help="compile every kernel into the cache, ahead of first use")
     command.add_argument("--dtype", choices=("float32", "float64"), nargs="+", default=["float32", "float64"])
     command.set_defaults(run=_warmup)
     return parser
@@ -86,8 +86,8 @@ def _warmup(options):
         known, started = len(_jit.compiled), time.perf_counter()
         _jit.address(kernel, dtype)
         how = "compiled" if len(_jit.compiled) > known else "ready"
-        print(f"{number:3d}/{len(todo)}  {_jit.symbol(kernel, dtype):56} {how} "
-              f"{time.perf_counter() - started:6.2f} s", flush=True)
+        print(f"{number:3d}/{len(todo)}  {_jit.symbol(kernel, dtype).removeprefix('hotloop_'):48} {how:8} "
+              f"{time.perf_counter() - started:5.2f} s", flush=True)
     return 0
 
 

@@ -36,7 +36,8 @@ class ProgressBar:
         """Move the bar."""
         if self._bar is None:
             self._first = logs["epoch"]
-            self._bar = self._tqdm(total=self.epochs * logs["batches"], unit=" batches", mininterval=0.1)
+            self._bar = self._tqdm(total=self.epochs * logs["batches"], unit=" batches", mininterval=0.1,
+                                  disable=None)  # a log file gets the epochs' lines alone
         place = (logs["epoch"] - self._first) * logs["batches"] + logs["batch"]
         self._bar.update(place - self._seen)
         self._seen = place

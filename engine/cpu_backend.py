@@ -1,5 +1,7 @@
 """The cpu backend: binds a program to memory as a table of numbers and lets compiled code walk it."""
 
+import struct
+
 import numpy as np
 
 from hotloop.kernels import _context, _jit, walk
@@ -29,54 +31,61 @@ class CpuBackend:
     def __init__(self, dtype, threads=None):
         self.dtype = np.dtype(dtype)
         self.threads = threads
-        self.arena = _aligned_zeros(0)
-        self._fixed = 0
+        self.lasting, self.working = _aligned_zeros(0), _aligned_zeros(0)  # the arena's two parts
         self._bound, self._capacity = {}, {}
 
     def prepare(self, program, capacity):
         """Make room for `program` at `capacity` rows a batch; its parameters can be read and written then."""
-        capacity = max(capacity, self._capacity.get(program, 0))
+        if capacity <= self._capacity.get(program, 0):
+            return
         self._capacity[program] = capacity
         _, size = program.place(capacity)
-        fixed = max(self._fixed, program.fixed_bytes())
-        if size > self.arena.nbytes or fixed > self._fixed:
-            arena = _aligned_zeros(max(size, self.arena.nbytes))
-            arena[: self._fixed] = self.arena[: self._fixed]
-            self.arena, self._fixed, self._bound = arena, fixed, {}
+        if program.fixed_bytes() > self.lasting.nbytes:
+            lasting = _aligned_zeros(program.fixed_bytes())
+            lasting[: self.lasting.nbytes] = self.lasting
+            self.lasting, self._bound = lasting, {}
+        if size > self.working.nbytes:
+            self.working, self._bound = _aligned_zeros(size), {}
 
     def _bind(self, program):
         """The program as a table for the arena as it is now; compiles or loads its kernels on first use."""
         bound, capacity = self._bound.get(program), self._capacity[program]
         if bound is None or bound.capacity < capacity:
-            bound = self._bound[program] = _Bound(program, self.arena, capacity, self.dtype)
+            bound = self._bound[program] = _Bound(program, self.lasting, self.working, capacity)
         return bound
 
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient, in torch's shape."""
         block, panels = self._panels(program, region, name)
-        if name == block.bias:
-            return panels[:, block.inputs, :].reshape(-1)[: block.outputs].copy()
-        columns = panels[:, : block.inputs, :].transpose(0, 2, 1).reshape(-1, block.inputs)
-        return np.ascontiguousarray(columns[: block.outputs])
+        bias = name == block.bias
+        value = np.empty(block.outputs if bias else (block.outputs, block.inputs), self.dtype)
+        for columns, panel in self._columns(panels, 0, block.outputs):
+            value[columns] = panel[block.inputs] if bias else panel[: block.inputs].T
+        return value
 
-    def write(self, program, region, name, value):
-        """Overwrite one parameter or optimizer state, given in torch's shape."""
+    def write(self, program, region, name, rows, first=0):
+        """Overwrite rows of one parameter or optimizer state, given in torch's shape, from row `first`."""
         block, panels = self._panels(program, region, name)
-        count, _, width = panels.shape
-        if name == block.bias:
-            padded = np.zeros(count * width, self.dtype)
-            padded[: block.outputs] = value
-            panels[:, block.inputs, :] = padded.reshape(count, width)
-        else:
-            padded = np.zeros((count * width, block.inputs), self.dtype)
-            padded[: block.outputs] = value
-            panels[:, : block.inputs, :] = padded.reshape(count, width, block.inputs).transpose(0, 2, 1)
+        for columns, panel in self._columns(panels, first, first + len(rows)):
+            values = rows[columns.start - first : columns.stop - first]
+            if name == block.bias:
+                panel[block.inputs] = values
+            else:
+                panel[: block.inputs] = values.T
+
+    @staticmethod
+    def _columns(panels, first, last):
+        """For each panel that holds some of the columns [first, last): which, and the panel cut to them."""
+        width = panels.shape[2]
+        for panel in range(first // width, -(-last // width)):
+            low, high = max(first, panel * width), min(last, (panel + 1) * width)
+            yield slice(low, high), panels[panel, :, low - panel * width : high - panel * width]
 
     def _panels(self, program, region, name):
         block = next(block for block in program.blocks if name in (block.weight, block.bias))
         first = _region(program, region) * program.elements + block.first
         size = program.layout.block(block.inputs, block.outputs)
-        numbers = self.arena[: program.fixed_bytes()].view(self.dtype)[first : first + size]
+        numbers = self.lasting[: program.fixed_bytes()].view(self.dtype)[first : first + size]
         return block, numbers.reshape(-1, block.inputs + 1, program.layout.panel)
 
     def run(self, program, arrays, *, steps, start, rows, batch, update=1, strict=True):
@@ -92,8 +101,9 @@ class CpuBackend:
 class _Bound:
     """A program's table in memory: addresses for operands, phases, one context a worker."""
 
-    def __init__(self, program, arena, capacity, dtype):
-        self.program, self.arena, self.capacity, self.dtype = program, arena, capacity, dtype
+    def __init__(self, program, lasting, working, capacity):
+        self.program, self.lasting, self.working, self.capacity = program, lasting, working, capacity
+        self.dtype = program.layout.dtype
         self.places, _ = program.place(capacity)
         chained = [value for instruction in program.instructions for value in instruction.operands.values()
                    if isinstance(value, Instruction)]
@@ -101,20 +111,23 @@ class _Bound:
         kernels = [_jit.operands(instruction.kernel) for instruction in self.rows]
         self.width = _jit.HEADER + max(map(len, kernels), default=0)
         self.table = np.zeros((len(self.rows), self.width), np.int64)
-        self.late = []  # (row, cell, name): what changes from run to run
+        self.externals, self.scalars = [], []  # (row, cell, name): what a run may change
+        self.settings = None
         before = {}
         for number, (instruction, operands) in enumerate(zip(self.rows, kernels, strict=True)):
             row = self.table[number]
-            row[0] = _jit.address(instruction.kernel, dtype)
+            row[0] = _jit.address(instruction.kernel, self.dtype)
             row[1:4] = instruction.units, instruction.cost, before.get(instruction.phase, 0)
             before[instruction.phase] = before.get(instruction.phase, 0) + instruction.units * instruction.cost
             for cell, name in enumerate(operands, _jit.HEADER):
                 row[cell] = self._value(instruction, name, number, cell)
         self.phases = self._phases(before.get("units", 0))
+        self.keeps_loss = "each" in before
         self.walk = _jit.caller(walk.walk, np.float32)
         self.contexts = _aligned_zeros(0)
         self.workers = 0
         self.shared = _aligned_zeros(walk.SHARED * 8).view(np.int64)
+        self.shared_address, self.context_address = self.shared.ctypes.data, 0
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
         self.block = max(_SECOND_LEVEL // max(row_bytes, 1), _LEAST_ROWS) // tile * tile
@@ -129,23 +142,21 @@ class _Bound:
                     return 0
                 value = getattr(operands[base], part)
                 return value(self.capacity) if part == "panel" else value
-            self.late.append((number, cell, name))
+            self.scalars.append((number, cell, name))
             return 0
         value = operands[name]
         if isinstance(value, Buffer):
-            return self.arena.ctypes.data + self.places[value]
+            return self.working.ctypes.data + self.places[value]
         if isinstance(value, Block):
-            return self.arena.ctypes.data + value.first * self.dtype.itemsize
+            return self.lasting.ctypes.data + value.first * self.dtype.itemsize
         if isinstance(value, str):
-            return self.arena.ctypes.data + _region(program, value) * program.elements * self.dtype.itemsize
+            return self.lasting.ctypes.data + _region(program, value) * program.elements * self.dtype.itemsize
         if isinstance(value, External):
-            self.late.append((number, cell, value))
+            self.externals.append((number, cell, value.name))
             return 0
         if isinstance(value, Instruction):
             return self.table[self.rows.index(value)].ctypes.data
-        if isinstance(value, float):
-            return np.float64(value).view(np.int64)
-        return value or 0
+        return _bits(value or 0)
 
     def _phases(self, total):
         kinds = {"rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
@@ -155,32 +166,30 @@ class _Bound:
         return np.array(phases, np.int64)
 
     def run(self, arrays, steps, start, rows, batch, update, strict, threads):
-        for number, cell, name in self.late:
-            if isinstance(name, External):
-                array = arrays.get(name.name)
-                self.table[number, cell] = 0 if array is None else array.ctypes.data
-            else:
-                value = self.program.settings[name]
-                self.table[number, cell] = (np.float64(value).view(np.int64) if isinstance(value, float) else value)
+        for number, cell, name in self.externals:
+            self.table[number, cell] = _address(arrays.get(name))
+        if self.settings != self.program.settings:
+            self.settings = dict(self.program.settings)
+            for number, cell, name in self.scalars:
+                self.table[number, cell] = _bits(self.settings[name])
         workers = self._workers(threads, min(batch, rows))
         self._make_contexts(workers)
         losses = np.zeros(steps)
         self.shared[:] = 0
-        keeps_loss = any(instruction.phase == "each" for instruction in self.program.instructions)
-        job = np.zeros(_jit.HEADER + 15, np.int64)
-        job[_jit.HEADER :] = (self.phases.ctypes.data, len(self.phases), self.width * 8, steps, start, rows, batch,
-                              update, self.block, strict, losses.ctypes.data if keeps_loss else 0,
-                              self.contexts.ctypes.data, workers, self.shared.ctypes.data, _YIELDER)
-        call, address = self.walk, job.ctypes.data
+        job = np.array([0] * _jit.HEADER + [
+            self.phases.ctypes.data, len(self.phases), self.width * 8, steps, start, rows, batch, update, self.block,
+            strict, _address(losses) if self.keeps_loss else 0, self.context_address, workers, self.shared_address,
+            _YIELDER], np.int64)
+        call, address = self.walk, _address(job)
         if workers == 1:
             call(address, 0, 0, 0)
         else:
             keep = (self, job, arrays, losses)
             team.run(lambda worker: (call(address, 0, worker, 0), keep)[0], workers, self._abort)
-        done = int(self.shared[walk.DONE])
-        if self.shared[walk.FAILED]:
+        failed, overflowed, done = self.shared[_VERDICT].tolist()
+        if failed:
             raise RuntimeError(f"a kernel failed in step {update + done}: a defect of hotloop, please report it")
-        if self.shared[walk.OVERFLOWED]:
+        if overflowed:
             return Outcome(losses[:done], done, "update")
         if done < steps:
             return Outcome(losses[: done + 1], done, "loss")
@@ -205,7 +214,7 @@ class _Bound:
         scratch = -(-(self.program.scratch * itemsize + 64) // 64) * 64
         constants = (self.program.layout.panel + 1) * itemsize + 64
         self.contexts = _aligned_zeros(cells + workers * scratch + constants)
-        base = self.contexts.ctypes.data
+        base = self.context_address = self.contexts.ctypes.data
         zeros = base + cells + workers * scratch
         self.contexts[cells + workers * scratch :].view(self.dtype)[self.program.layout.panel] = 1
         table = self.contexts[:cells].view(np.int64).reshape(workers, -1)
@@ -214,6 +223,17 @@ class _Bound:
 
 
 _YIELDER = team.yielder()
+_VERDICT = [walk.FAILED, walk.OVERFLOWED, walk.DONE]
+
+
+def _address(array):
+    """Where an array's data lies; 0 for None. (`array.ctypes` takes four times as long.)"""
+    return 0 if array is None else array.__array_interface__["data"][0]
+
+
+def _bits(value):
+    """A number as it stands in a cell of a row: integers as they are, the bits of a float."""
+    return struct.unpack("q", struct.pack("d", value))[0] if isinstance(value, float) else value
 
 
 def _region(program, name):

@@ -42,12 +42,10 @@ def _labels(array, classes, name):
                         f"use {name}.astype(int), or shape (rows, {classes}) for class probabilities")
     if array.ndim != 1:
         raise ValueError(f"class labels must have shape (rows,), got {array.shape}: use {name}.ravel()")
-    if len(array):
-        wrong = (array < 0) | (array >= classes)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise ValueError(f"label {array[row]} in row {row} of {name} is outside 0 ... {classes - 1}, "
-                             f"the {classes} outputs of the network")
+    if len(array) and not (array.min() >= 0 and array.max() < classes):
+        row = int(((array < 0) | (array >= classes)).argmax())
+        raise ValueError(f"label {array[row]} in row {row} of {name} is outside 0 ... {classes - 1}, "
+                         f"the {classes} outputs of the network")
     return np.ascontiguousarray(array, np.int64)
 
 
@@ -62,7 +60,9 @@ def _real(x, name):
 
 
 def _converted(array, dtype, check_finite, name):
-    result = np.require(array, dtype, ["C", "A"])
+    flags = array.flags
+    ready = array.dtype == dtype and array.dtype.isnative and flags.c_contiguous and flags.aligned
+    result = array if ready else np.require(array, dtype, ["C", "A"])
     if check_finite and array.dtype.kind == "f":
         with np.errstate(all="ignore"):
             suspicious = result.size and not np.isfinite(result.sum(dtype=np.float64))

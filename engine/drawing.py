@@ -10,30 +10,24 @@ from .program import Block, Buffer, External, Instruction
 
 _PHASES = {"rows": "rows: each worker runs all of this on its slice of the batch",
            "each": "each: every worker for itself",
-           "units": "units: pieces of the parameters, dealt out to the workers"}
-_WIDTH, _HEIGHT, _ACROSS, _DOWN = 2.15, 0.85, 2.75, 1.35  # inches: of a box; between the corners of neighbours
+           "units": "units: pieces of the parameters,\ndealt out to the workers"}
+_WIDTH, _HEIGHT, _ACROSS, _DOWN = 2.15, 0.85, 2.75, 1.3  # inches: of a box; between the corners of neighbours
 _MARGIN, _HEADING = 0.3, 0.4
-_FORWARD, _BACKWARD, _PLAIN = "#2b6cb0", "#c05621", "#4a5568"
+_FORWARD, _BACKWARD, _PLAIN, _INK = "#2b6cb0", "#c05621", "#4a5568", "#1a202c"
 _BANDS = {"rows": "#edf2f7", "each": "#f7fafc", "units": "#fdf3e7"}
 _FINISH = {1: "relu", 2: "where positive"}
 
 
 @dataclass(eq=False)
 class _Box:
-    """An instruction's place in the grid, what stands in it, and what it reads from other boxes."""
+    """An instruction's place in the grid, what stands in it, and the boxes it reads from, with their arrows' colors."""
 
     instruction: Instruction
-    sources: list["_Box"]
+    sources: dict["_Box", str]
     lines: list[str]
     backward: bool
     column: int = 0
     track: int = 0
-
-    @property
-    def color(self):
-        if self.instruction.phase == "each":
-            return _PLAIN
-        return _BACKWARD if self.backward else _FORWARD
 
 
 def draw(program, path):
@@ -62,8 +56,8 @@ def draw(program, path):
             if box.instruction.phase == phase:
                 places[box] = ((box.column - left) * _ACROSS + 2 * _MARGIN, top + _HEADING + box.track * _DOWN)
     for box in boxes:
-        for source in box.sources:
-            _arrow(axes, places[source], places[box], source.color)
+        for source, color in box.sources.items():
+            _arrow(axes, places[source], places[box], color)
         _draw_box(axes, box, *places[box])
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hotloop"}):
         figure.savefig(path, dpi=110)
@@ -77,25 +71,17 @@ def _boxes(program):
     boxes, writer, after_loss = [], {}, False
     for instruction in program.instructions:
         parts = [instruction, *(part for part in instruction.operands.values() if isinstance(part, Instruction))]
-        writes, reads = {}, {}  # dictionaries as ordered sets
+        writes, reads = {}, {}  # buffer -> operand
         for part in parts:
             for name, value in part.operands.items():
                 if isinstance(value, Buffer):
-                    (writes if name in _written(part) else reads)[value] = None
-        sources = list(dict.fromkeys(writer[buffer] for buffer in reads if buffer in writer))
+                    (writes if name in part.writes else reads)[value] = name
+        sources = dict(writer[buffer] for buffer in reads if buffer in writer)
         box = _Box(instruction, sources, _lines(parts, writes), after_loss)
         boxes.append(box)
-        writer |= dict.fromkeys(writes, box)
+        writer |= {buffer: (box, _BACKWARD if name == "dx" else _FORWARD) for buffer, name in writes.items()}
         after_loss = after_loss or program.loss in instruction.nodes
     return boxes
-
-
-def _written(instruction):
-    """The operands that a kernel writes: gradients where it has them, else its result."""
-    names = instruction.operands.keys()
-    if "dx" in names:
-        return {"dx", "loss"}
-    return {"z"} if "z" in names else {"y"}
 
 
 def _lines(parts, writes):
@@ -107,10 +93,9 @@ def _lines(parts, writes):
     block = next((value for value in first.operands.values() if isinstance(value, Block)), None)
     outside = [repr(value) for value in first.operands.values() if isinstance(value, External)]
     lines = title + ([repr(block)] if block else []) + ([" ".join(outside)] if outside else [])
-    results = [repr(buffer) for buffer in writes]
     if first.phase == "units":
-        results = [f"{first.units} units"]
-    return lines + (["\N{RIGHTWARDS ARROW} " + ", ".join(results)] if results else [])
+        return [*lines, f"{first.units} units"]
+    return lines + [f"\N{RIGHTWARDS ARROW} {buffer!r}" for buffer in writes]
 
 
 # where it shows it
@@ -165,28 +150,28 @@ def _band(axes, phase, top, height, width):
 def _draw_box(axes, box, x, y):
     from matplotlib.patches import FancyBboxPatch
 
+    color = _PLAIN if box.instruction.op in ("store", "total_loss") else _BACKWARD if box.backward else _FORWARD
     axes.add_patch(FancyBboxPatch((x, y), _WIDTH, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.07",
-                                  facecolor="white", edgecolor=box.color, linewidth=1.3, zorder=2))
+                                  facecolor="white", edgecolor=color, linewidth=1.3, zorder=2))
     step = 0.185
     top = y + (_HEIGHT - step * (len(box.lines) - 1)) / 2
     for number, line in enumerate(box.lines):
         bold = number == 0 or line.startswith("|")
         axes.text(x + _WIDTH / 2, top + number * step, line, ha="center", va="center", zorder=3,
                   fontsize=8.5 if bold else 8, weight="bold" if bold else "normal",
-                  color=box.color if line.startswith("\N{RIGHTWARDS ARROW}") else "#1a202c")
+                  color=color if line.startswith("\N{RIGHTWARDS ARROW}") else _INK)
 
 
 def _arrow(axes, start, end, color):
     """From box to box: level along a track, else from the edges that face each other, through the gaps."""
     (x0, y0), (x1, y1) = start, end
-    side, inset = (x1 > x0) - (x1 < x0), 0.15
+    side, near, far = (x1 > x0) - (x1 < x0), 0.05, 0.2  # of the corners; so that a long arrow passes the box between
     if y0 == y1:
         ends = (x0 + (side > 0) * _WIDTH, y0 + _HEIGHT / 2), (x1 + (side < 0) * _WIDTH, y1 + _HEIGHT / 2)
     else:
         down = y1 > y0
-        middle = _WIDTH / 2
-        leave = {0: middle, 1: _WIDTH - inset, -1: inset}[side]
-        enter = {0: middle, 1: inset, -1: _WIDTH - inset}[side]
+        leave = {0: _WIDTH / 2, 1: _WIDTH - near, -1: near}[side]
+        enter = {0: _WIDTH / 2, 1: far, -1: _WIDTH - far}[side]
         ends = (x0 + leave, y0 + down * _HEIGHT), (x1 + enter, y1 + (not down) * _HEIGHT)
     axes.annotate("", ends[1], ends[0], zorder=1, arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2,
                                                               "shrinkA": 0, "shrinkB": 1})

@@ -1,14 +1,17 @@
-"""Initial weights, each a function of generator, outputs, inputs; float64."""
+"""Initial weights: each draws rows of a weight (outputs, inputs), float64, from a generator."""
 
 import math
 
+_BLOCK = 1 << 16  # numbers drawn at a time: a large weight never stands in memory twice
+
 
 def _uniform(limit):
-    return lambda generator, outputs, inputs: generator.uniform(-1, 1, (outputs, inputs)) * limit(outputs, inputs)
+    return lambda generator, rows, outputs, inputs: generator.uniform(-1, 1, (rows, inputs)) * limit(outputs, inputs)
 
 
 def _normal(deviation):
-    return lambda generator, outputs, inputs: generator.standard_normal((outputs, inputs)) * deviation(outputs, inputs)
+    return lambda generator, rows, outputs, inputs: (
+        generator.standard_normal((rows, inputs)) * deviation(outputs, inputs))
 
 
 INITIALIZERS = {
@@ -21,10 +24,14 @@ INITIALIZERS = {
 
 
 def initialize(generator, name, shapes):
-    """Initial values of a dense layer's parameters, by parameter name; `shapes` as `Dense.parameters` gives them."""
+    """Draw a dense layer's parameters, `shapes` as `Dense.parameters` gives them.
+
+    Yields (parameter, first row, rows); the values do not depend on how many rows come at a time.
+    """
     outputs, inputs = shapes["weight"]
-    values = {"weight": INITIALIZERS[name](generator, outputs, inputs)}
+    step = max(1, _BLOCK // inputs)
+    for first in range(0, outputs, step):
+        yield "weight", first, INITIALIZERS[name](generator, min(step, outputs - first), outputs, inputs)
     if "bias" in shapes:
         drawn = generator.uniform(-1, 1, outputs) / math.sqrt(inputs)
-        values["bias"] = drawn if name == "torch" else drawn * 0
-    return values
+        yield "bias", 0, drawn if name == "torch" else drawn * 0

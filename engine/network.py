@@ -35,11 +35,7 @@ class Sequential:
         self.in_features, self.out_features = dense[0][1].in_features, dense[-1][1].out_features
         self.shapes = {f"{place}.{name}": shape for place, layer in dense for name, shape in layer.parameters().items()}
         self.owner = None  # the trainer that holds the parameters, once there is one
-        self._values = {}
-        for place, layer in dense:
-            generator = np.random.default_rng([self.seed, place])
-            drawn = initialize(generator, layer.init, layer.parameters())
-            self._values |= {f"{place}.{name}": value for name, value in drawn.items()}
+        self._values = None  # parameters that were loaded before there was an owner
 
     def __repr__(self):
         """The call that makes this network."""
@@ -49,7 +45,10 @@ class Sequential:
         """Copies of the parameters by name, in torch's order and shapes."""
         if self.owner is not None:
             return {name: self.owner.read_parameter(name) for name in self.shapes}
-        return {name: value.copy() for name, value in self._values.items()}
+        values = {name: np.empty(shape) for name, shape in self.shapes.items()}
+        for name, first, rows in self._rows():
+            values[name][first : first + len(rows)] = rows
+        return values
 
     def load_state_dict(self, state):
         """Take over parameters: a mapping of all names to arrays of the same shapes (anything NumPy can read).
@@ -75,17 +74,29 @@ class Sequential:
 
     def give(self, values):
         """Set all parameters, checked before."""
-        if self.owner is not None:
+        if self.owner is None:
+            self._values = values
+        else:
             for name, value in values.items():
                 self.owner.write_parameter(name, value)
-        else:
-            self._values = values
 
     def take(self, owner):
         """Hand the parameters over to `owner`, which keeps them from now on."""
-        values = self.state_dict()
-        self.owner, self._values = owner, {}
-        return values
+        for name, first, rows in self._rows():
+            owner.write_parameter(name, rows, first)
+        self.owner, self._values = owner, None
+
+    def _rows(self):
+        """All parameters as (name, first row, rows), drawn from the seed where there are no others."""
+        values = self._values if self.owner is None else self.state_dict()
+        if values is not None:
+            yield from ((name, 0, value) for name, value in values.items())
+            return
+        for place, layer in enumerate(self.layers):
+            if isinstance(layer, Dense):
+                generator = np.random.default_rng([self.seed, place])
+                for name, first, rows in initialize(generator, layer.init, layer.parameters()):
+                    yield f"{place}.{name}", first, rows
 
     def graph(self):
         """A graph of the network and its output node; the input is called "x"."""

@@ -18,15 +18,21 @@ class NumpyBackend:
         self.parameters, self.states, self.gradients = {}, {}, {}
 
     def prepare(self, program, capacity):
-        """Nothing to prepare: arrays are made as they are needed."""
+        """Make the parameters and states of `program`, zero, where there are none yet."""
+        for region in ("parameters", *(f"state {i}" for i in range(program.states))):
+            for block in program.blocks:
+                shapes = {block.weight: (block.outputs, block.inputs), block.bias: (block.outputs,)}
+                for name, shape in shapes.items():
+                    if name is not None:
+                        self._region(region).setdefault(name, np.zeros(shape, self.dtype))
 
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient."""
         return self._region(region)[name].copy()
 
-    def write(self, program, region, name, value):
-        """Overwrite one parameter or optimizer state."""
-        self._region(region)[name] = np.array(value, self.dtype)
+    def write(self, program, region, name, rows, first=0):
+        """Overwrite rows of one parameter or optimizer state, from row `first`."""
+        self._region(region)[name][first : first + len(rows)] = rows
 
     def _region(self, region):
         if region == "parameters":

@@ -78,8 +78,8 @@ class _Planner:
 
     # instructions
 
-    def _emit(self, op, kernel, phase, nodes, operands, units=0, cost=1):
-        instruction = Instruction(op, kernel, phase, operands, tuple(nodes), units, cost)
+    def _emit(self, op, kernel, phase, nodes, operands, writes, units=0, cost=1):
+        instruction = Instruction(op, kernel, phase, operands, writes, tuple(nodes), units, cost)
         self.done.update(nodes)
         if phase != "chained":
             self.instructions.append(instruction)
@@ -90,7 +90,8 @@ class _Planner:
         kernel = data_kernels.gather_labels if node.op == "labels" else data_kernels.gather
         role = "x" if node.op == "input" else "y"
         self._emit(kernel.__name__, kernel, "rows", [node],
-                   {"source": External(role), "source_cols": buffer.cols, "order": External("order"), "y": buffer})
+                   {"source": External(role), "source_cols": buffer.cols, "order": External("order"), "y": buffer},
+                   ("y",))
 
     def _dense(self, node):
         x, weight, *_ = node.inputs
@@ -107,7 +108,7 @@ class _Planner:
                 nodes.append(after)
                 operands["chain"] = self._elementwise(after, "chained")
         self.flops += 2 * block.inputs * block.outputs
-        self._emit("dense", OPS["dense"].cpu, "rows", nodes, operands)
+        self._emit("dense", OPS["dense"].cpu, "rows", nodes, operands, ("y",))
 
     def _elementwise(self, node, phase):
         """A forward or backward activation, in place where nothing else reads its operand."""
@@ -120,7 +121,8 @@ class _Planner:
             operands = {"dy": self.place[source], "saved": self.place[node.inputs[1]], "dx": buffer, "p": p}
         else:
             operands = {"x": self.place[source], "y": buffer, "p": p}
-        return self._emit(node.op, OPS[node.op].cpu, phase, [node], operands)
+        writes = ("dx",) if node.op.endswith("_backward") else ("y",)
+        return self._emit(node.op, OPS[node.op].cpu, phase, [node], operands, writes)
 
     def _rowwise(self, node):
         base = node.op.removesuffix("_backward")
@@ -134,7 +136,8 @@ class _Planner:
         buffer = self._buffer(node)
         names = {"softmax": ("x", "y"), "softmax_backward": ("dy", "y", "dx"), "add": ("x", "y", "z")}[node.op]
         places = [self.place[operand] for operand in node.inputs]
-        self._emit(node.op, OPS[node.op].cpu, "rows", [node], dict(zip(names, [*places, buffer], strict=True)))
+        operands = dict(zip(names, [*places, buffer], strict=True))
+        self._emit(node.op, OPS[node.op].cpu, "rows", [node], operands, names[-1:])
 
     def _loss(self, node):
         prediction, target = node.inputs
@@ -153,8 +156,8 @@ class _Planner:
         self.scratch = max(self.scratch, self.layout.panel)
         self._emit(node.op, OPS[node.op].cpu, "rows", [node, backward] if backward else [node],
                    {"x": self.place[prediction], "target": self.place[target], "loss": shares, "dx": slope,
-                    "share": share})
-        self._emit("total_loss", total_loss, "each", [], {"loss": shares, "share": share})
+                    "share": share}, ("loss", "dx"))
+        self._emit("total_loss", total_loss, "each", [], {"loss": shares, "share": share}, ())
 
     def _input_gradient(self, node):
         dy, weight = node.inputs
@@ -174,7 +177,7 @@ class _Planner:
                 operands["chain"] = self._elementwise(after, "chained")
         self.scratch = max(self.scratch, self.layout.width(block.outputs) * self.layout.panel)
         self.flops += 2 * block.inputs * block.outputs
-        self._emit("dense_input_gradient", OPS[node.op].cpu, "rows", nodes, operands)
+        self._emit("dense_input_gradient", OPS[node.op].cpu, "rows", nodes, operands, ("dx",))
 
     def _parameter_gradient(self, node):
         x, dy = node.inputs
@@ -187,18 +190,20 @@ class _Planner:
             op = OPS[updates[0].op]
             present = len(updates[0].inputs) - 2
             states = {name: f"state {i}" if i < present else None for i, name in enumerate(op.states)}
-            chain = self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states)
+            chain = self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states, ("w",))
         rows = self.layout.panel + 1
         self.scratch = max(self.scratch, rows * self.layout.panel)
         self.flops += 2 * block.inputs * block.outputs
         self._emit("dense_parameter_gradient", OPS[node.op].cpu, "units", [*gradients, *updates],
                    {"x": self.place[x], "dy": self.place[dy], "w": block, "w_first": block.first,
                     "bias": int(bias is not None), "gradient": "gradient" if self.keep_gradient else None,
-                    "chain": chain}, self.layout.units(block.inputs, block.outputs), min(block.inputs + 1, rows))
+                    "chain": chain}, ("gradient",) if self.keep_gradient else (),
+                   self.layout.units(block.inputs, block.outputs), min(block.inputs + 1, rows))
 
     def _store(self):
         buffer = self.place[self.prediction]
-        self._emit("store", data_kernels.store, "rows", [], {"x": buffer, "target": External("prediction")})
+        self._emit("store", data_kernels.store, "rows", [], {"x": buffer, "target": External("prediction")},
+                   ("target",))
 
     # buffers
 

@@ -101,43 +101,43 @@ class Instruction:
     """One call of a kernel.
 
     `operands` gives each of the kernel's operands a buffer, a block, a region of the parameters ("state 0"), an
-    external array, a number, another instruction to run on the same rows, or None for nothing. `nodes` are the graph
-    nodes that it computes, in order.
+    external array, a number, another instruction to run on the same rows, or None for nothing; those named in `writes`
+    are written. `nodes` are the graph nodes that it computes, in order.
     """
 
     op: str
     kernel: Callable[..., int]
     phase: str  # rows, each, units; chained: run by another instruction
     operands: dict[str, Any]
+    writes: tuple[str, ...]
     nodes: tuple[Node, ...]
     units: int = 0
     cost: int = 1
 
     def __str__(self):
         """One line: results <- op(operands), then what runs on the same rows."""
-        results = [name for name in ("y", "dx", "z", "loss", "gradient") if self.operands.get(name) is not None]
-        if self.op == "store":
-            results = ["target"]
-        plain = [value for name, value in self.operands.items()
-                 if name not in results and isinstance(value, Buffer | Block | External)]
-        settings = [f"{name}={value:g}" for name, value in self.operands.items()
-                    if isinstance(value, int | float) and name in ("p", "share")]
-        finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
         chained = self.operands.get("chain")
-        text = f"{self.op}({', '.join([*map(repr, plain), *settings])}){finish}"
+        made = [self.operands[name] for name in self.writes]
         if chained is not None:
-            text += f" | {chained.op}"
-        made = ", ".join(repr(self.operands[name]) for name in results)
-        return f"{made} <- {text}" if made else text
+            made += [value for name, value in chained.operands.items()
+                     if name in chained.writes and isinstance(value, Buffer) and value not in made]
+        read = [repr(value) for name, value in self.operands.items()
+                if name not in self.writes and isinstance(value, Buffer | Block | External)]
+        settings = [f"{name}={self.operands[name]:g}" for name in ("p", "share") if self.operands.get(name)]
+        finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
+        after = f" | {chained.op}" if chained is not None else ""
+        results = f"{', '.join(map(repr, made))} <- " if made else ""
+        return f"{results}{self.op}({', '.join([*read, *settings])}){finish}{after}"
 
 
 @dataclass(eq=False)
 class Program:
     """Instructions over buffers placed in one arena, computing the nodes `loss`, `prediction` and `gradients`.
 
-    The arena holds, in order: all parameters, the optimizer's states and, if kept, the gradient, each of `elements`
-    numbers and laid out alike; then the buffers, each for `capacity` rows. `settings` are the optimizer's numbers,
-    read anew at every run. `scratch` counts the numbers of a worker's own memory, `flops` those of one batch row.
+    The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each
+    of `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
+    number of rows at most; it grows when a larger batch comes. `settings` are the optimizer's numbers, read anew at
+    every run. `scratch` counts the numbers of a worker's own memory, `flops` those of one batch row.
     """
 
     layout: Layout
@@ -155,13 +155,13 @@ class Program:
     flops: int = 0
 
     def fixed_bytes(self):
-        """Bytes of the arena before the buffers."""
+        """Bytes of the arena's first part."""
         regions = 1 + self.states + self.keeps_gradient
         return _aligned(regions * self.elements * self.layout.dtype.itemsize)
 
     def place(self, capacity):
-        """Byte offset of each buffer in an arena for `capacity` rows, and the arena's size."""
-        offset, places = self.fixed_bytes(), {}
+        """Byte offset of each buffer in the arena's second part for `capacity` rows, and that part's size."""
+        offset, places = 0, {}
         for buffer in self.buffers:
             places[buffer] = offset
             offset = _aligned(offset + buffer.nbytes(capacity))
@@ -176,6 +176,12 @@ class Program:
                 lines.append(f"{phase}:")
             lines.append(f"  {instruction}")
         return "\n".join(lines)
+
+    def draw(self, path):
+        """Write a picture of the program to `path`: .svg, .png or .pdf. Needs matplotlib, else raises ImportError."""
+        from .drawing import draw
+
+        draw(self, path)
 
 
 def _aligned(size):

@@ -43,7 +43,7 @@ class Trainer:
             raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.batch_size = _integer("batch_size", batch_size, 1)
-        self.threads = None if threads is None else _integer("threads", threads, 1)
+        self.threads = None if threads is None else _integer("threads", threads, 1, 1024)
         self.seed = _integer("seed", seed, 0)
         self.backend, self.dtype = backend, np.dtype(dtype)
         self.shuffle, self.check_finite = bool(shuffle), bool(check_finite)
@@ -73,7 +73,7 @@ class Trainer:
             Xv = data.features(validation_data[0], self.net.in_features, self.dtype, self.check_finite, "X of "
                                "validation_data")
             self._targets(validation_data[1], len(Xv), "y of validation_data")
-        program = self._program("train", kind)
+        program = self._program("train", kind, min(self.batch_size, len(X)))
         if len(X) != self._rows:
             self._position, self._loss_sum = 0, 0.0
         self._rows, self._stopped = len(X), False
@@ -109,7 +109,9 @@ class Trainer:
             first = self._position
             losses = self._run(program, arrays, steps, first * batch, rows, batch)
             sizes = np.minimum(batch, rows - batch * np.arange(first, first + steps))
-            self._loss_sum += float(losses @ sizes) if self.loss.reduction == "mean" else float(losses.sum())
+            if self.loss.reduction == "mean":
+                losses = losses * sizes
+            self._loss_sum = float(np.cumsum([self._loss_sum, *losses])[-1])  # one by one: chunks leave no trace
             self._position += steps
             trained = min(self._position * batch, rows) if self.loss.reduction == "mean" else self._position
             logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained}
@@ -149,7 +151,6 @@ class Trainer:
             raise ValueError(f"the optimizer keeps {self.optimizer.states()} now, but the trainer was made for "
                              f"{self._states}: make a new Trainer")
         program.settings.update(self.optimizer.settings())
-        self._backend.prepare(program, min(batch, rows))  # a validation or callback may have made the arena anew
         started = time.perf_counter()
         outcome = self._backend.run(program, arrays, steps=steps, start=start, rows=rows, batch=batch,
                                     update=self.updates + 1)
@@ -260,7 +261,7 @@ class Trainer:
         if max(epoch, updates, rows) >= 2**53:
             raise ValueError(f"epoch, updates and rows must be less than 2**53, got {epoch}, {updates}, {rows}")
         if position and position >= -(-rows // min(self.batch_size, max(rows, 1))):
-            raise ValueError(f"position {position} lies outside an epoch of {rows} rows in batches of {self.batch_size}")
+            raise ValueError(f"position {position} lies outside an epoch of {rows} rows, {self.batch_size} a batch")
         loss_sum = progress["loss_sum"]
         if isinstance(loss_sum, bool) or not isinstance(loss_sum, int | float) or not math.isfinite(loss_sum):
             raise ValueError(f"loss_sum must be a finite number, got {loss_sum!r}")
@@ -271,31 +272,30 @@ class Trainer:
         """A copy of one parameter; for the network."""
         return self._backend.read(self._programs["predict", None], "parameters", name)
 
-    def write_parameter(self, name, value):
-        """Overwrite one parameter; for the network."""
-        self._backend.write(self._programs["predict", None], "parameters", name, value)
+    def write_parameter(self, name, rows, first=0):
+        """Overwrite rows of one parameter, from row `first`; for the network."""
+        self._backend.write(self._programs["predict", None], "parameters", name, rows, first)
 
     # programs
 
     def program(self, X, y):
         """The training program for data such as X and y: print it to see what runs."""
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        return self._program("train", self._targets(y, len(X))[1])
+        return self._program("train", self._targets(y, len(X))[1], 1)
 
     def _targets(self, y, rows, name="y"):
         return data.targets(y, rows, self.loss, self.net.out_features, self.dtype, self.check_finite, name)
 
-    def _program(self, goal, kind, rows=None):
+    def _program(self, goal, kind, rows):
         """The program for a goal and a kind of targets, ready to run on batches of `rows`."""
         if self._backend is None:
             self._make_backend()
         if (goal, kind) not in self._programs:
             self._programs[goal, kind] = self._plan(goal, kind)
         program = self._programs[goal, kind]
-        self._backend.prepare(program, rows or self.batch_size)
+        self._backend.prepare(program, rows)
         if self.net.owner is not self:
-            for name, value in self.net.take(self).items():
-                self.write_parameter(name, value)
+            self.net.take(self)
         return program
 
     def _make_backend(self):
@@ -309,9 +309,6 @@ class Trainer:
             self._backend = CpuBackend(self.dtype, self.threads)
         program = self._programs["predict", None] = self._plan("predict", None)
         self._backend.prepare(program, 1)
-        for i in range(len(self._states)):
-            for name, shape in self.net.shapes.items():
-                self._backend.write(program, f"state {i}", name, np.zeros(shape))
 
     def _plan(self, goal, kind):
         graph, prediction = self.net.graph()
@@ -339,12 +336,14 @@ class Trainer:
         return layout(self.dtype)
 
 
-def _integer(name, value, low):
+def _integer(name, value, low, high=None):
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     value = value.__index__()
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
+    if high is not None and value > high:
+        raise ValueError(f"{name} must be at most {high}, got {value}")
     return value
 
 

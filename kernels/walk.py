@@ -3,8 +3,8 @@
 A step goes through phases. In a ROWS phase each worker takes a contiguous slice of the batch and runs all the phase's
 instructions on it, a block of rows at a time, so that what one instruction wrote is in cache when the next reads it.
 In a UNITS phase the units of all its instructions are dealt out by cost. An EACH phase is run by every worker for
-itself. Workers meet at a barrier after ROWS and UNITS phases, twice a training step. Which worker computes an element
-changes nothing in how it is computed.
+itself. Workers meet at a barrier after ROWS and UNITS phases and at the end of a step: twice in a step of training.
+Which worker computes an element changes nothing in how it is computed.
 """
 
 import numpy as np
@@ -64,7 +64,7 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, bloc
                     return done
             if status:
                 atomic_add(shared + (FAILED if status < 0 else OVERFLOWED) * 8, 1)
-            if phase[KIND] != EACH:
+            if phase[KIND] != EACH or number == phase_count - 1:
                 if not meet(shared, workers, yielder) or atomic_load(shared + FAILED * 8):
                     return done
         done += 1

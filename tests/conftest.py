@@ -12,7 +12,7 @@ hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("hotloop")
 
 
-@pytest.fixture(params=["float32", "float64"])
+@pytest.fixture(scope="session", params=["float32", "float64"])
 def dtype(request):
     return np.dtype(request.param)
 

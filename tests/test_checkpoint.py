@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import random
-import signal
 import struct
 import subprocess
 import sys
@@ -429,8 +428,8 @@ def description_of(path):
 
 def test_bfloat16_is_refused(path):
     header = {"__metadata__": description_of(path)}
-    for place, (name, shape) in enumerate([("0.bias", [1]), ("0.weight", [1, 1]), ("optimizer.momentum_buffer.0.bias", [1]),
-                                           ("optimizer.momentum_buffer.0.weight", [1, 1])]):
+    for place, name in enumerate(sorted(tiny().state_dict())):
+        shape = [1] if name.endswith("bias") else [1, 1]
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [2 * place, 2 * place + 2]}
     path.write_bytes(raw(header, bytes(8)))
     with pytest.raises(ValueError, match="got BF16"):
@@ -489,7 +488,7 @@ def test_foreign_files_are_refused(path):
 
 
 def test_no_file(path):
-    with pytest.raises(FileNotFoundError, match="model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         hl.load(path)
     with pytest.raises(ValueError, match="folder"):
         hl.load(path.parent)

@@ -91,8 +91,9 @@ def test_the_same_in_processes_with_different_hashes(dtype):
     digests = {fitted("adam", dtype)}
     for seed in ("0", "1", "12345"):
         paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-        digests.add(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120,
-                                   env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": paths}).stdout.strip())
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+        digests.add(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True,
+                                   timeout=120, env=environment).stdout.strip())
     assert len(digests) == 1
 
 
@@ -133,8 +134,8 @@ def test_order_is_a_permutation_that_changes(backend):
     own = [trainer.evaluate(x[i:i + 1], y[i:i + 1])["loss"] for i in range(20)]
 
     class Watch:
-        orders = []
-        seen = 0.0
+        def __init__(self):
+            self.orders, self.seen = [], 0.0
 
         def on_batch_chunk(self, trainer, logs):
             total = logs["loss"] * logs["batch"]

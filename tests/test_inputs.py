@@ -23,7 +23,8 @@ def backend(request):
 
 def make(backend, loss=None, outputs=CLASSES, **options):
     net = hl.Sequential(hl.Dense(INPUTS, 4), hl.Tanh(), hl.Dense(4, outputs))
-    return hl.Trainer(net, loss or hl.CrossEntropyLoss(), hl.SGD(lr=0.1), **{"batch_size": 4, "backend": backend} | options)
+    return hl.Trainer(net, loss or hl.CrossEntropyLoss(), hl.SGD(lr=0.1),
+                      **{"batch_size": 4, "backend": backend} | options)
 
 
 def use(method, trainer, x, y):
@@ -248,8 +249,10 @@ def test_bad_validation_data(no_kernel, backend, case):
 
 
 @pytest.mark.parametrize(("options", "kind", "words"), [
-    ({"epochs": -1}, ValueError, ["epochs", "at least 0", "-1"]), ({"epochs": 1.5}, TypeError, ["epochs", "integer", "1.5"]),
-    ({"epochs": True}, TypeError, ["epochs", "integer", "True"]), ({"callbacks": SimpleNamespace()}, TypeError, ["callbacks"]),
+    ({"epochs": -1}, ValueError, ["epochs", "at least 0", "-1"]),
+    ({"epochs": 1.5}, TypeError, ["epochs", "integer", "1.5"]),
+    ({"epochs": True}, TypeError, ["epochs", "integer", "True"]),
+    ({"callbacks": SimpleNamespace()}, TypeError, ["callbacks"]),
 ], ids=str)
 def test_bad_arguments_of_fit(no_kernel, backend, options, kind, words):
     refused(lambda: make(backend).fit(X, LABELS, **options), kind, *words)
@@ -323,10 +326,13 @@ CONSTRUCTIONS = [
     (trainer_of(loss=hl.MSELoss), TypeError, "loss", "MSELoss", "class"),
     (trainer_of(optimizer="adam"), TypeError, "optimizer", "Adam", "'adam'"),
     *[(trainer_of(batch_size=size), kind, "batch_size", word, repr(size)) for size, kind, word in
-      ((0, ValueError, "at least 1"), (-5, ValueError, "at least 1"), (2.0, TypeError, "integer"), (None, TypeError, "integer"))],
-    *[(trainer_of(backend=name), ValueError, "backend", repr(name), "numpy", "cpu") for name in ("gpu", "CPU", None, 0)],
+      ((0, ValueError, "at least 1"), (-5, ValueError, "at least 1"), (2.0, TypeError, "integer"),
+       (None, TypeError, "integer"))],
+    *[(trainer_of(backend=name), ValueError, "backend", repr(name), "numpy", "cpu")
+      for name in ("gpu", "CPU", None, 0)],
     *[(trainer_of(threads=count), kind, "threads", word, repr(count)) for count, kind, word in
-      ((0, ValueError, "at least 1"), (-1, ValueError, "at least 1"), (1.5, TypeError, "integer"), ("2", TypeError, "integer"))],
+      ((0, ValueError, "at least 1"), (-1, ValueError, "at least 1"), (1.5, TypeError, "integer"),
+       ("2", TypeError, "integer"))],
     *[(trainer_of(dtype=dtype), (TypeError, ValueError), "dtype", "float32", "float64", repr(dtype))
       for dtype in ("float16", "int32", "real", ">f4", None, 7)],
     (trainer_of(seed=-1), ValueError, "seed", "at least 0", "-1"),

@@ -23,7 +23,7 @@ UPDATES = {
     "sgd": [{"momentum": 0.0}, {"momentum": 0.0, "weight_decay": 0.1}, {}, {"dampening": 0.3}, {"weight_decay": 0.1},
             {"nesterov": 1}, {"nesterov": 1, "weight_decay": 0.1}],
     "adam": [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled": 1}, {"beta1": 0.5, "eps": 0.1},
-             {"beta1": 0.0}],
+             {"beta1": 0.0, "beta2": 0.9}],
 }
 DEFAULTS = {
     "sgd": {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": 0},
@@ -192,7 +192,6 @@ class Machine:
     def __init__(self, backend, dtype, graph, rows, parameters=None, apart=None, **goals):
         self.backend, self.dtype, self.rows, self.apart = backend, np.dtype(dtype), rows, apart
         self.program = plan(graph, layout(dtype), keep_gradient=bool(goals.get("gradients")), **goals)
-        self.written = self.program.elements * self.dtype.itemsize
         if apart:
             self._separate()
         self.executor = BACKENDS[backend](self.dtype)
@@ -232,7 +231,8 @@ class Machine:
 
     def _run(self, program, x, y, batch):
         if self.backend == "cpu":
-            self.executor.arena[self.written :] = 0xFF
+            self.executor.lasting[program.elements * self.dtype.itemsize :] = 0xFF
+            self.executor.working[:] = 0xFF
         arrays = {"x": np.array(x, self.dtype)}
         if y is not None:
             arrays["y"] = np.array(y, np.int64 if np.asarray(y).dtype.kind == "i" else self.dtype)
@@ -247,12 +247,13 @@ class Machine:
 
     def _others(self):
         """The arena's bytes, results of the instruction `apart` blanked."""
-        arena, (places, size) = self.executor.arena.copy(), self.program.place(self.rows)
+        lasting, working = self.executor.lasting.copy(), self.executor.working.copy()
+        places, size = self.program.place(self.rows)
         for buffer in self.results:
-            arena[places[buffer] : min(place for place in (*places.values(), size) if place > places[buffer])] = 0
+            working[places[buffer] : min(place for place in (*places.values(), size) if place > places[buffer])] = 0
         if not self.results:
-            arena[self.written : self.program.fixed_bytes()] = 0
-        return arena.tobytes()
+            lasting[self.program.elements * self.dtype.itemsize :] = 0
+        return lasting.tobytes() + working.tobytes()
 
 
 def in_place_and_apart(op, *arguments, **goals):
@@ -342,20 +343,18 @@ def test_what_memory_held_before_changes_nothing(layer, dtype):
     """Buffers lie where other programs had theirs: a step's bits do not depend on it, and padding stays zero."""
     generator = np.random.default_rng(0)
     x, y = generator.standard_normal((13, 5)), generator.integers(0, 3, 13)
-    arenas = []
+    found = []
     for fill in (0, 0xFF):
         net = hl.Sequential(layer, hl.Dense(5, 33), layer, hl.Dense(33, 17), layer, hl.Dense(17, 3))
         trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.Adam(lr=0.1), dtype=dtype)
         program = trainer.program(x, y)
         for _ in range(3):
-            arena = trainer._backend.arena
-            arena[program.fixed_bytes() :] = fill
+            trainer._backend.working[:] = fill
             trainer.step(x, y)
-        arenas.append(trainer._backend.arena[: program.fixed_bytes()].copy())
-        numbers = sum(block.outputs * (block.inputs + 1) for block in program.blocks)
-        found = arenas[-1].view(dtype)[: program.elements]
-        assert np.count_nonzero(found) == numbers
-    assert arenas[0].tobytes() == arenas[1].tobytes()
+        found.append(trainer._backend.lasting.tobytes())
+        parameters = np.frombuffer(found[-1], dtype, program.elements)
+        assert np.count_nonzero(parameters) == sum(block.outputs * (block.inputs + 1) for block in program.blocks)
+    assert found[0] == found[1]
 
 
 def test_rows_come_in_the_order_asked_for(dtype):
@@ -394,26 +393,23 @@ backends = pytest.mark.parametrize("backend", BACKENDS)
 
 def activation_at(backend, dtype, op, x, **attributes):
     """Values and slopes of an activation at the elements of x."""
-    x = np.reshape(x, (1, -1))
+    x = np.array(x, np.float64).reshape(1, -1)
     results = []
     for wanted in ("value", "slope"):
         graph = Graph()
         node = graph.apply(op, graph.input("x", (None, x.shape[1])), **attributes)
         if wanted == "slope":
             node, = OPS[op].gradient(graph, node, graph.target("y", node.shape))
-        results.append(Machine(backend, dtype, graph, 1, prediction=node)(x, np.ones_like(x))[1][0])
+        results.append(Machine(backend, dtype, graph, 1, prediction=node)(x, np.ones_like(x))[0])
     return results
 
 
 def loss_at(backend, dtype, op, x, y):
     """A loss summed over the rows of x, and its gradient."""
-    graph = Graph()
-    given = graph.input("x", (None, np.shape(x)[1]))
-    wanted = graph.labels("y") if op == "cross_entropy" else graph.target("y", given.shape)
-    node = graph.apply(op, given, wanted, reduction="sum")
-    slope, = differentiate(graph, node, [given])
-    loss, gradient, _ = Machine(backend, dtype, graph, len(x), loss=node, prediction=slope)(x, y)
-    return loss, gradient
+    graph, node, slope = loss_graph(op, np.shape(x)[1], {"reduction": "sum"})
+    machine = Machine(backend, dtype, graph, len(x), loss=node, prediction=slope)
+    gradient = machine(x, y)
+    return machine.losses[0], gradient
 
 
 @backends
@@ -484,7 +480,7 @@ def test_nan_stays_in_its_row(op, backend, dtype):
     x = np.random.default_rng(0).standard_normal((9, 5))
     x[4] = np.nan
     parameters = {"0.weight": np.ones((5, 5)), "0.bias": np.ones(5)} if op == "dense" else {}
-    found = Machine(backend, dtype, graph, 9, prediction=node)(x, parameters=parameters)[1]
+    found = Machine(backend, dtype, graph, 9, parameters, prediction=node)(x)
     assert np.isnan(found[4]).all()
     assert np.isfinite(np.delete(found, 4, 0)).all()
 

@@ -130,7 +130,7 @@ def fork_while_training():
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_global_changes(backend, fails):
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    random, errors, environment = np.random.get_state(), np.geterr(), dict(os.environ)
+    random, errors, environment = np.random.get_state(), np.geterr(), dict(os.environ)  # noqa: NPY002
     options, hooks = np.get_printoptions(), (sys.excepthook, threading.excepthook, sys.getswitchinterval())
     trainer = make(backend=backend, threads=2, check_finite=False)
     x, y = data()
@@ -142,7 +142,7 @@ def test_nothing_global_changes(backend, fails):
         trainer.fit(x, y, epochs=2, validation_data=(x, y))
         trainer.predict(x)
     assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
-    for before, after in zip(random, np.random.get_state(), strict=True):
+    for before, after in zip(random, np.random.get_state(), strict=True):  # noqa: NPY002
         assert np.array_equal(before, after)
     assert (errors, environment, options) == (np.geterr(), dict(os.environ), np.get_printoptions())
     assert hooks == (sys.excepthook, threading.excepthook, sys.getswitchinterval())
@@ -166,6 +166,7 @@ def interrupt(backend, threads, attempts, seconds):
         try:
             threading.Timer(random.uniform(0, 0.02), os.kill, (os.getpid(), signal.SIGINT)).start()
             trainer.fit(x, y, epochs=10**9)
+            raise AssertionError(f"fit came back by itself in epoch {trainer.epoch}")
         except KeyboardInterrupt:
             pass
         finite = all(np.isfinite(value).all() for value in trainer.state_dict().values())
@@ -198,29 +199,31 @@ def test_interrupts_leave_completed_steps(backend, threads, seconds):
 # memory
 
 
-@pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_memory_is_flat_over_steps(backend):
-    trainer, (x, y) = make(backend=backend, threads=2 if backend == "cpu" else None), data()
-    steps = 10**5 if backend == "cpu" else 10**3
-    epochs = steps * 16 // ROWS
+@pytest.mark.parametrize(("backend", "threads", "epochs"), [("numpy", None, 7), ("cpu", 1, 700), ("cpu", 2, 70)])
+def test_memory_is_flat_over_steps(backend, threads, epochs):
+    trainer, (x, y) = make(backend=backend, threads=threads, batch_size=1), data()  # 150 steps an epoch
 
-    def work():
+    def work(epochs):
         trainer.fit(x, y, epochs=epochs)
-        for first in range(0, steps // 50):
+        for first in range(300):
             trainer.step(x[first % 7:], y[first % 7:])
             trainer.predict(x[first % 7:])
             trainer.evaluate(x, y)
-        trainer.gradients(x, y)
+            trainer.gradients(x[first % 7:], y[first % 7:])
 
-    work()
+    assert growth(lambda: work(3), lambda: work(epochs)) < 100_000
+
+
+def growth(warm_up, work):
+    """Bytes that are held after `work`, and were not before."""
     tracemalloc.start()
     try:
-        trainer.fit(x, y)
+        warm_up()
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         work()
         gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+        return tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
 
@@ -245,18 +248,37 @@ def many_models(count):
 def test_memory_is_flat_over_models():
     result = python("many_models", 500)
     assert result["peaks"][-1] - result["peaks"][0] < 3, result
-    assert result["workers"] <= 2
+    assert result["workers"] < 10
+
+
+def exhausted():
+    """Train on after a batch for which there was no memory."""
+    from hotloop import cpu_backend
+
+    x, y = np.tile(data()[0], (500, 1)), np.tile(data()[1], 500)
+    trainer, twin = make(dtype="float64"), make(dtype="float64")
+    losses = [trainer.step(x[:5], y[:5])]
+    zeros, cpu_backend._aligned_zeros = cpu_backend._aligned_zeros, None
+    refused = 0
+    for method in (trainer.step, trainer.gradients, trainer.evaluate):
+        try:
+            method(x, y)
+        except TypeError:  # what stands for a MemoryError
+            refused += 1
+    cpu_backend._aligned_zeros = zeros
+    losses += [trainer.step(x, y), trainer.evaluate(x, y)["loss"], float(trainer.gradients(x, y)["2.bias"][0])]
+    expected = [twin.step(x[:5], y[:5]), twin.step(x, y), twin.evaluate(x, y)["loss"],
+                float(twin.gradients(x, y)["2.bias"][0])]
+    print(json.dumps({"refused": refused, "same": losses == expected}))
+
+
+def test_training_goes_on_after_memory_was_short():
+    assert python("exhausted") == {"refused": 3, "same": True}
 
 
 def test_a_trainer_is_freed_with_its_memory():
-    tracemalloc.start()
-    try:
-        train(0)
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        for seed in range(5):
-            train(seed)
-        gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 20_000
-    finally:
-        tracemalloc.stop()
+    def work():
+        for seed in range(60):
+            train(seed, epochs=1)
+
+    assert growth(work, work) < 100_000

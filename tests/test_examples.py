@@ -1,0 +1,123 @@
+"""The example scripts run, and print what they promise."""
+
+import gzip
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script, *arguments):
+    """Exit status, printed lines and error output of an example."""
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"MPLBACKEND": "Agg", "PYTHONWARNINGS": "error"})
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.mark.parametrize("options", [["--epochs", "6"], ["--backend", "numpy", "--epochs", "2", "--dtype", "float64"]])
+def test_digits(tmp_path, options):
+    for needed in ("sklearn", "matplotlib", "tqdm"):
+        pytest.importorskip(needed)
+    script = shutil.copy(EXAMPLES / "digits.py", tmp_path)  # its picture goes beside it
+    status, lines, errors = run(script, *options)
+    assert status == 0, errors
+    epochs = int(options[options.index("--epochs") + 1])
+    pattern = r"epoch +\d+  loss \d+\.\d{4}  val_loss \d+\.\d{4}  val_accuracy \d\.\d{4}  .*"
+    assert all(re.fullmatch(pattern, line) for line in lines[:epochs])
+    assert lines[epochs].startswith("threads: 1")
+    assert float(lines[epochs + 1].rpartition(" ")[2]) < 1e-4  # difference of the weights
+    assert re.fullmatch(r"speed: \d+\.\dx the numpy backend \(\d+ us against \d+ us a step\)", lines[-3])
+    assert lines[-2] == "picture: examples/output/digits_loss.png"
+    assert (tmp_path / "output" / "digits_loss.png").read_bytes().startswith(b"\x89PNG")
+    assert re.fullmatch(r"test accuracy [01]\.\d{3}", lines[-1]) and float(lines[-1].split()[-1]) > 0.85
+
+
+def write_idx(path, array, magic=None, content=None):
+    header = bytes([0, 0, 8, array.ndim]) if magic is None else magic
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    with gzip.open(path, "wb") as file:
+        file.write(header + sizes + (array.tobytes() if content is None else content))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny data set in the format of Fashion-MNIST: row 2 k of an image of class k is bright."""
+    generator = np.random.default_rng(0)
+    for name, rows in (("train", 480), ("t10k", 60)):
+        labels = generator.integers(0, 10, rows, np.uint8)
+        images = generator.integers(0, 100, (rows, 28, 28), np.uint8)
+        images[np.arange(rows), 2 * labels] += 150
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", labels)
+    return tmp_path
+
+
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+def test_fashion_mnist(folder, backend):
+    status, lines, errors = run(EXAMPLES / "fashion_mnist.py", "--data", str(folder), "--epochs", "8", "--backend",
+                                backend)
+    assert status == 0, errors
+    pattern = r"epoch +\d+  loss \d+\.\d{4}  val_loss \d+\.\d{4}  val_accuracy \d\.\d{4}  \d+\.\d\d s"
+    assert len(lines) == 9 and all(re.fullmatch(pattern, line) for line in lines[:-1])
+    assert re.fullmatch(r"test accuracy [01]\.\d{3}", lines[-1]) and float(lines[-1].split()[-1]) > 0.8
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+def test_fashion_mnist_against_torch(folder):
+    status, lines, errors = run(EXAMPLES / "fashion_mnist.py", "--data", str(folder), "--epochs", "1",
+                                "--against-torch")
+    assert status == 0, errors
+    assert re.fullmatch(r"an epoch: hotloop [\d.]+ s \(threads: automatic\), torch [\d.]+ s \(1 thread\) and [\d.]+ s "
+                        r"\(2 threads\): [\d.]+x torch's best", lines[1])
+
+
+def test_fashion_mnist_without_data(tmp_path):
+    status, lines, errors = run(EXAMPLES / "fashion_mnist.py", "--data", str(tmp_path))
+    assert (status, lines) == (2, [])
+    assert str(tmp_path) in errors and "apt install dataset-fashion-mnist" in errors and "--data FOLDER" in errors
+
+
+IMAGES = np.zeros((3, 28, 28), np.uint8)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"magic": b"\0\0\x0d\x03"}, "no IDX file of bytes in 3 dimensions: it begins 00000d03"),
+    ({"magic": b"\0\0\x08\x01"}, "no IDX file of bytes in 3 dimensions"),
+    ({"magic": b""}, "no IDX file"),
+    ({"content": bytes(3 * 784 - 1)}, r"should hold \(3, 28, 28\) bytes, but has 2351"),
+    ({"content": bytes(3 * 784 + 1)}, "but has 2353"),
+])
+def test_read_idx_refuses(tmp_path, options, message):
+    path = tmp_path / "images.gz"
+    write_idx(path, IMAGES, **options)
+    with pytest.raises(ValueError, match=message):
+        module("fashion_mnist").read_idx(path, dimensions=3)
+
+
+def test_read_idx_takes_no_size_on_trust(tmp_path):
+    path = tmp_path / "images.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(bytes([0, 0, 8, 3]) + b"\xff" * 12)
+    with pytest.raises(ValueError, match="4294967295"):
+        module("fashion_mnist").read_idx(path, dimensions=3)
+
+
+def test_images_and_labels_must_match(folder):
+    write_idx(folder / "t10k-labels-idx1-ubyte.gz", np.zeros(59, np.uint8))
+    with pytest.raises(ValueError, match="t10k has images"):
+        module("fashion_mnist").load(folder)

@@ -1,0 +1,189 @@
+"""The compiled executor: who gets which units, who waits for whom, and what ends a run early."""
+
+import ctypes
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hotloop.cpu_backend import CpuBackend, layout
+from hotloop.graph import Graph
+from hotloop.kernels import walk
+from hotloop.kernels._context import CONTEXT, START
+from hotloop.kernels._jit import HEADER, kernel
+from hotloop.kernels._primitives import ints
+from hotloop.kernels.walk import deal, meet
+from hotloop.plan import plan
+from hotloop.team import yielder
+
+CALLBACK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
+
+
+@kernel
+def deal_units(first, count, total, row_bytes, worker, workers, own, context, low, high):
+    return deal(first, count, total, row_bytes, worker, workers, own)
+
+
+@kernel
+def count_rounds(rounds, counts, workers, shared, yielder, context, low, high):
+    """As worker `low`, say which round it is and meet; how often another worker said otherwise, -2 if let go."""
+    said = ints(counts, workers)
+    wrong = 0
+    for i in range(1, rounds + 1):
+        said[low] = i
+        if not meet(shared, workers, yielder):
+            return -2
+        for other in range(workers):
+            if said[other] != i:
+                wrong += 1
+        if not meet(shared, workers, yielder):
+            return -2
+    return wrong
+
+
+@kernel
+def fails(context, low, high):
+    return -1
+
+
+@kernel
+def raises(context, low, high):
+    if low <= high:
+        raise ValueError
+    return 0
+
+
+@kernel
+def fails_later(context, low, high):
+    return -1 if low == 0 and ints(context, CONTEXT)[START] else 0
+
+
+@kernel
+def overflows(context, low, high):
+    return 1
+
+
+@given(instructions=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 1000)), min_size=1, max_size=5),
+       workers=st.integers(1, 9))
+def test_each_unit_goes_to_one_worker(worker, instructions, workers):
+    """In order, and no worker gets more than its part of the cost and one unit."""
+    dealt = []
+
+    @CALLBACK
+    def note(row, context, low, high):
+        dealt.append(((row - table.ctypes.data) // table[0].nbytes, low, high))
+        return 0
+
+    units, costs = np.array(instructions).T
+    total = int(units @ costs)
+    table = np.zeros((len(units), HEADER), np.int64)
+    table[:, walk.ADDRESS] = ctypes.cast(note, ctypes.c_void_p).value
+    table[:, walk.ROW_UNITS], table[:, walk.ROW_COST] = units, costs
+    table[1:, walk.ROW_BEFORE] = np.cumsum(units * costs)[:-1]
+    expected = [(place, unit) for place, count in enumerate(units) for unit in range(count)]
+    arguments = {"first": table, "count": len(units), "total": total, "row_bytes": table[0].nbytes, "workers": workers}
+    found = []
+    for number in range(workers):
+        dealt.clear()
+        assert worker().run(deal_units, 0, 0, worker=number, own=0, **arguments) == 0
+        found += [(place, unit) for place, low, high in dealt for unit in range(low, high)]
+        assert sum((high - low) * costs[place] for place, low, high in dealt) <= total / workers + costs.max()
+    assert found == expected
+
+
+@pytest.mark.parametrize("workers", range(1, 9))
+def test_workers_wait_for_each_other(worker, workers):
+    counts, shared = np.zeros(workers, np.int64), np.zeros(walk.SHARED, np.int64)
+    found = []
+
+    def run(number):
+        found.append(worker().run(count_rounds, number, 0, rounds=1000, counts=counts, workers=workers, shared=shared,
+                                  yielder=yielder()))
+
+    threads = [threading.Thread(target=run, args=[number]) for number in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [0] * workers
+
+
+def test_a_waiting_worker_can_be_let_go(worker):
+    counts, shared = np.zeros(2, np.int64), np.zeros(walk.SHARED, np.int64)
+    found = []
+
+    def run():
+        found.append(worker().run(count_rounds, 0, 0, rounds=1, counts=counts, workers=2, shared=shared,
+                                  yielder=yielder()))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert found == []
+    shared[walk.ABORTED] = 1
+    thread.join(60)
+    assert found == [-2]
+
+
+def losses_of(x, kernel=None, threads=None, **run):
+    """Outcome of a program whose loss is the sum of the batch, or whose loss kernel is another."""
+    graph = Graph()
+    inputs = graph.input("x", (None, 1))
+    loss = graph.apply("l1_loss", inputs, graph.target("y", (None, 1)), reduction="sum")
+    program = plan(graph, layout("float64"), loss=loss)
+    if kernel:
+        one, = (instruction for instruction in program.instructions if instruction.op == "l1_loss")
+        one.kernel, one.operands = kernel, {}
+    executor = CpuBackend("float64", threads)
+    executor.prepare(program, run["batch"])
+    x = np.array(x, np.float64).reshape(-1, 1)
+    rescue = threading.Timer(20, executor._bind(program)._abort)  # workers that lost each other would wait for ever
+    rescue.start()
+    try:
+        return executor.run(program, {"x": x, "y": np.zeros_like(x)}, rows=len(x), **run)
+    finally:
+        rescue.cancel()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("broken", [fails, raises])
+def test_a_failing_kernel_ends_the_run(broken, threads):
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="in step 7"):
+            losses_of(np.ones(12), broken, threads, steps=3, start=0, batch=4, update=7)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_no_worker_waits_for_one_that_saw_the_failure(threads):
+    """The first fails a step later, when others may have only just left the barrier."""
+    for _ in range(20):
+        with pytest.raises(RuntimeError, match="in step 2"):
+            losses_of(np.ones(12), fails_later, threads, steps=3, start=0, batch=4)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_an_overflow_ends_the_run_after_its_step(threads):
+    outcome = losses_of(np.ones(12), overflows, threads, steps=3, start=0, batch=4)
+    assert (outcome.stopped, outcome.done, len(outcome.losses)) == ("update", 1, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_batches_follow_each_other(threads):
+    """The last of the rows make a short batch, then the first come again; no worker runs ahead of another's loss."""
+    x = 2.0 ** np.arange(11)
+    outcome = losses_of(x, threads=threads, steps=3 * 200, start=4, batch=4)
+    assert outcome.losses.tolist() == [x[4:8].sum(), x[8:].sum(), x[:4].sum()] * 200
+    assert (outcome.stopped, outcome.done) == (None, 600)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_a_loss_that_is_not_finite_ends_a_strict_run(threads):
+    x = np.where(np.arange(12) == 5, np.nan, 1)
+    outcome = losses_of(x, threads=threads, steps=3, start=0, batch=4, strict=True)
+    assert (outcome.stopped, outcome.done) == ("loss", 1)
+    np.testing.assert_array_equal(outcome.losses, [4, np.nan])
+    outcome = losses_of(x, threads=threads, steps=3, start=0, batch=4, strict=False)
+    assert (outcome.stopped, outcome.done) == (None, 3)
+    np.testing.assert_array_equal(outcome.losses, [4, np.nan, 4])
