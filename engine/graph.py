@@ -1,6 +1,7 @@
 """Static graphs: nodes with an op, operands and a shape, checked when they are made."""
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 from hotloop.kernels import OPS
@@ -51,15 +52,24 @@ class Graph:
     def apply(self, op, *inputs, name=None, **attributes):
         """Add the node that `op` makes of `inputs`.
 
-        Raises ValueError where the op is unknown, an operand belongs to another graph, or shapes do not fit.
+        Raises ValueError where the op is unknown, an operand belongs to another graph, or operands, attributes or
+        shapes do not fit.
         """
         if op not in OPS:
             raise ValueError(f"unknown op {op!r}: the table has {', '.join(sorted(OPS))}")
         for node in inputs:
             if node not in self._members:
                 raise ValueError(f"{op}: operand {node!r} is not a node of this graph")
+        if attributes.keys() != OPS[op].cases[0].keys():
+            raise ValueError(f"{op} takes the attributes {sorted(OPS[op].cases[0])}, got {sorted(attributes)}")
+        rule, shapes = OPS[op].shape, [node.shape for node in inputs]
         try:
-            shape = OPS[op].shape(attributes, *(node.shape for node in inputs))
+            signature(rule).bind(attributes, *shapes)
+        except TypeError:
+            needed = ", ".join(list(signature(rule).parameters)[1:])
+            raise ValueError(f"{op} takes operands ({needed}), got {len(inputs)}: {inputs}") from None
+        try:
+            shape = rule(attributes, *shapes)
         except ValueError as error:
             raise ValueError(f"{op}({', '.join(map(repr, inputs))}): {error}") from None
         return self._add(Node(op, inputs, attributes, shape, self._free(name or op)))

@@ -64,6 +64,7 @@ class _Planner:
 
     def _blocks(self):
         """Weight node -> its block. All programs of one network place them alike."""
+        self.biases = {}  # weight node -> bias node
         blocks, first = {}, 0
         for node in self.graph.nodes:
             if node.op != "dense":
@@ -72,6 +73,7 @@ class _Planner:
             if weight in blocks:
                 raise ValueError(f"{weight!r} belongs to two dense layers: give each its own parameter")
             outputs, inputs = weight.shape
+            self.biases[weight] = bias[0] if bias else None
             blocks[weight] = Block(weight.name, bias[0].name if bias else None, first, inputs, outputs)
             first += self.layout.block(inputs, outputs)
         return blocks
@@ -182,7 +184,7 @@ class _Planner:
     def _parameter_gradient(self, node):
         x, dy = node.inputs
         block = self.blocks[self.weights[node]]
-        bias = next((other for other in self.live if other.op == "dense_bias_gradient" and other.inputs == (dy,)), None)
+        bias = self.gradients.get(self.biases[self.weights[node]])
         gradients = [node] if bias is None else [node, bias]
         updates = [update for update in self.updates if update.inputs[1] in gradients]
         chain = None

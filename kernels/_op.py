@@ -24,7 +24,7 @@ class Op:
     finish: how `gemm` applies the op to its registers (see there), where it can.
     states: names of an optimizer's state operands, each laid out as the parameters.
     tolerance: the row of the tests' tolerance table that its results are held to.
-    cases: attributes that the tests try the op with.
+    cases: attributes that the tests try the op with; their names are those that the op takes.
     """
 
     name: str
@@ -47,9 +47,13 @@ def register(op):
     return op
 
 
-def same_shape(attributes, first, *others):
-    """The shape rule of elementwise ops: all inputs alike."""
-    for other in others:
-        if other != first:
-            raise ValueError(f"expected inputs of one shape, got {first} and {other}")
-    return first
+def one_shape(attributes, x):
+    """The shape rule of elementwise ops with one operand."""
+    return x
+
+
+def same_shape(attributes, x, y):
+    """The shape rule of elementwise ops with two operands."""
+    if x != y:
+        raise ValueError(f"expected operands of one shape, got {x} and {y}")
+    return x

@@ -12,7 +12,7 @@ import numpy as np
 
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
-from ._op import Op, register, same_shape
+from ._op import Op, one_shape, register, same_shape
 from ._panels import clear_padding, panels_max, panels_sum
 from ._primitives import PANEL, SIZE, ints, real, reals, row_sum, select
 from .elementary import exp, normal_cdf, normal_pdf, sigmoid, tanh
@@ -38,7 +38,7 @@ def activation(name, value, slope, saves, reference, reference_slope, parameter=
         return (graph.apply(backward, upstream, node.inputs[0] if saves == "x" else node, **node.attributes),)
 
     ACTIVATIONS[name] = parameter
-    register(Op(name, same_shape, evaluate, gradient, saves, _forward_kernel(name, value), finish[0], cases=cases))
+    register(Op(name, one_shape, evaluate, gradient, saves, _forward_kernel(name, value), finish[0], cases=cases))
     register(Op(backward, same_shape, evaluate_backward, None, saves, _backward_kernel(name, slope), finish[1],
                 cases=cases))
 
@@ -242,6 +242,6 @@ def _softmax_gradient(graph, node, upstream):
     return (graph.apply("softmax_backward", upstream, node),)
 
 
-register(Op("softmax", same_shape, _softmax_reference, _softmax_gradient, "y", softmax_forward, tolerance="row"))
+register(Op("softmax", one_shape, _softmax_reference, _softmax_gradient, "y", softmax_forward, tolerance="row"))
 register(Op("softmax_backward", same_shape, _softmax_reference_backward, None, "y", softmax_backward,
             tolerance="row"))
