@@ -36,7 +36,7 @@ class CpuBackend:
 
     def prepare(self, program, capacity):
         """Make room for `program` at `capacity` rows a batch; its parameters can be read and written then."""
-        if capacity <= self._capacity.get(program, 0):
+        if capacity <= self._capacity.get(program, -1):
             return
         self._capacity[program] = capacity
         _, size = program.place(capacity)

@@ -128,7 +128,7 @@ class _Planner:
 
     def _rowwise(self, node):
         base = node.op.removesuffix("_backward")
-        self.scratch = max(self.scratch, self.layout.panel)
+        self.scratch = max(self.scratch, self.layout.scratch(node.shape[1]))
         if base in ACTIVATIONS:
             self._elementwise(node, "rows")
             return
@@ -155,7 +155,7 @@ class _Planner:
             self.place[backward] = self.place[prediction]
         slope = self._buffer(backward) if backward else self._new(f"d_{prediction.name}", columns)
         shares = self._new(node.name, 1, flat=True)
-        self.scratch = max(self.scratch, self.layout.panel)
+        self.scratch = max(self.scratch, self.layout.scratch(columns))
         self._emit(node.op, OPS[node.op].cpu, "rows", [node, backward] if backward else [node],
                    {"x": self.place[prediction], "target": self.place[target], "loss": shares, "dx": slope,
                     "share": share}, ("loss", "dx"))

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from hotloop.kernels._panels import group_size
+
 from .graph import Node
 
 
@@ -25,6 +27,10 @@ class Layout:
     def width(self, columns):
         """Columns as kernels process them: whole vectors."""
         return -(-columns // self.lanes) * self.lanes
+
+    def scratch(self, columns):
+        """Numbers of scratch for a kernel that works along rows: five groups at most (`hotloop.kernels._panels`)."""
+        return 5 * group_size(columns, self.lanes, self.dtype.itemsize)
 
     def block(self, inputs, outputs):
         """Elements that a dense layer's weight and bias take: whole panels of inputs + 1 rows."""

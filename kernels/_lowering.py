@@ -382,37 +382,25 @@ class Lowering:
 
         return _simple(types.void(*[types.int64] * 4), emit)
 
-    def make_row_sum(self):
-        zero = ir.Constant(self.scalar, 0.0)
-        return self._reduction(zero, lambda builder, total, value: builder.fadd(total, value))
+    def make_add_rows(self):
+        def emit(builder, x, rows, vectors, total):
+            done = builder.append_basic_block("rows.done")
+            switch = builder.switch(vectors, done)
+            for columns in (1, 2):
+                block = builder.append_basic_block(f"rows.{columns}")
+                switch.add_case(_I64(columns), block)
+                builder.position_at_end(block)
+                sums = [cgutils.alloca_once_value(builder, ir.Constant(self.vector, None)) for _ in range(columns)]
+                with cgutils.for_range(builder, rows, intp=_I64) as loop:
+                    row = builder.add(x, builder.mul(loop.index, _I64(self.panel * self.scalar_bytes)))
+                    for j, place in enumerate(sums):
+                        value = self._load(builder, self._at(builder, row, j * self.lanes), self.vector)
+                        builder.store(builder.fadd(builder.load(place), value), place)
+                self._store_tile(builder, columns, [builder.load(place) for place in sums], total)
+                builder.branch(done)
+            builder.position_at_end(done)
 
-    def make_row_max(self):
-        def larger(builder, top, value):
-            return builder.select(builder.fcmp_ordered(">", value, top), value, top)
-
-        return self._reduction(ir.Constant(self.scalar, float("-inf")), larger)
-
-    def _reduction(self, neutral, join):
-        lanes = self.lanes
-
-        def emit(builder, address, count):
-            size, one = _I64(self.scalar_bytes), _I64(1)
-            whole = builder.and_(count, _I64(-lanes))
-            partial = cgutils.alloca_once_value(builder, ir.Constant(self.vector, [neutral] * lanes))
-            with cgutils.for_range_slice(builder, _I64(0), whole, _I64(lanes), _I64) as (i, _):
-                value = self._load(builder, builder.add(address, builder.mul(i, size)), self.vector)
-                builder.store(join(builder, builder.load(partial), value), partial)
-            total = cgutils.alloca_once_value(builder, neutral)
-            with builder.if_then(builder.icmp_signed(">", whole, _I64(0))):
-                for lane in range(lanes):
-                    value = builder.extract_element(builder.load(partial), _I32(lane))
-                    builder.store(join(builder, builder.load(total), value), total)
-            with cgutils.for_range_slice(builder, whole, count, one, _I64) as (i, _):
-                value = self._load(builder, builder.add(address, builder.mul(i, size)), self.scalar)
-                builder.store(join(builder, builder.load(total), value), total)
-            return builder.load(total)
-
-        return _simple(self.real(types.int64, types.int64), emit)
+        return _simple(types.void(*[types.int64] * 4), emit)
 
     # control
 

@@ -1,30 +1,79 @@
-"""Helpers for kernels that work on one row of a matrix in panels; addresses are of the row in the first panel."""
+"""Helpers for kernels that work along the rows of a matrix in panels.
 
-from ._primitives import PANEL, SIZE, real, reals, row_max, row_sum
+They turn a group of rows into columns of the worker's scratch, [column][row of the group], and back: loops then run
+over rows, and fill whole vectors however few columns there are.
+"""
 
+from ._primitives import LANES, PANEL, SIZE, reals, select, transpose
 
-def panels_max(row, panel_size, columns):
-    """The largest of a row's values; a NaN among them may or may not come out."""
-    top = row_max(row, min(PANEL, columns))
-    for first in range(PANEL, columns, PANEL):
-        other = row_max(row + first // PANEL * panel_size * SIZE, min(PANEL, columns - first))
-        if other > top:
-            top = other
-    return top
+_GROUP_BYTES = 16384  # of scratch for one matrix: half of a first-level cache
+_BLOCK = 16  # columns that are added up by themselves before their sum joins the others
 
 
-def panels_sum(row, panel_size, columns):
-    """The sum of a row's values: each panel by itself, then panel after panel."""
-    total = real(0.0)
-    for first in range(0, columns, PANEL):
-        total += row_sum(row + first // PANEL * panel_size * SIZE, min(PANEL, columns - first))
-    return total
+def group_rows(columns, lanes, itemsize):
+    """Rows of a group: as many as keep it in the first-level cache, at most 64, at least one vector."""
+    return max(lanes, min(64, _GROUP_BYTES // itemsize // columns // lanes * lanes))
 
 
-def clear_padding(row, panel_size, columns):
-    """Zero what stands after the last column in the last panel."""
-    used = columns % PANEL
-    if used:
-        line = reals(row + columns // PANEL * panel_size * SIZE, PANEL)
-        for j in range(used, PANEL):
-            line[j] = 0.0
+def group_size(columns, lanes, itemsize):
+    """Numbers of scratch that a group's columns take, whole vectors of them."""
+    return (columns + lanes) * group_rows(columns, lanes, itemsize)
+
+
+def to_columns(x, x_panel, columns, rows, target, stride):
+    """target[c, i] = x[i, c]; target's columns are `stride` apart, `stride` a multiple of LANES."""
+    whole = rows - rows % LANES
+    for first in range(0, columns, LANES):
+        source = x + (first // PANEL * x_panel + first % PANEL) * SIZE
+        for i in range(0, whole, LANES):
+            transpose(source + i * PANEL * SIZE, PANEL, target + (first * stride + i) * SIZE, stride)
+        block = reals(target + first * stride * SIZE, LANES * stride)
+        for i in range(whole, rows):
+            line = reals(source + i * PANEL * SIZE, LANES)
+            for j in range(LANES):
+                block[j * stride + i] = line[j]
+
+
+def from_columns(source, stride, columns, rows, y, y_panel):
+    """y[i, c] = source[c, i], and zero in the columns that fill up the last vector."""
+    whole = rows - rows % LANES
+    for c in range(columns, -(-columns // LANES) * LANES):
+        padding = reals(source + c * stride * SIZE, stride)
+        for i in range(rows):
+            padding[i] = 0.0
+    for first in range(0, columns, LANES):
+        target = y + (first // PANEL * y_panel + first % PANEL) * SIZE
+        for i in range(0, whole, LANES):
+            transpose(source + (first * stride + i) * SIZE, stride, target + i * PANEL * SIZE, PANEL)
+        block = reals(source + first * stride * SIZE, LANES * stride)
+        for i in range(whole, rows):
+            line = reals(target + i * PANEL * SIZE, LANES)
+            for j in range(LANES):
+                line[j] = block[j * stride + i]
+
+
+def add_columns(source, stride, columns, rows, total, block):
+    """total[i] = sum of source[c, i] over c: blocks of columns first, then block after block. `block` is scratch."""
+    totals, sums = reals(total, rows), reals(block, rows)
+    for i in range(rows):
+        totals[i] = 0.0
+    for first in range(0, columns, _BLOCK):
+        for i in range(rows):
+            sums[i] = 0.0
+        for c in range(first, min(first + _BLOCK, columns)):
+            column = reals(source + c * stride * SIZE, rows)
+            for i in range(rows):
+                sums[i] = sums[i] + column[i]
+        for i in range(rows):
+            totals[i] = totals[i] + sums[i]
+
+
+def max_columns(source, stride, columns, rows, top):
+    """top[i] = the largest source[c, i]; a NaN among them may or may not come out."""
+    tops, column = reals(top, rows), reals(source, rows)
+    for i in range(rows):
+        tops[i] = column[i]
+    for c in range(1, columns):
+        column = reals(source + c * stride * SIZE, rows)
+        for i in range(rows):
+            tops[i] = select(column[i] > tops[i], column[i], tops[i])

@@ -94,24 +94,6 @@ def chop(x):
     return (np.float32(x).view(np.int32) & np.int32(-1 << 12)).view(np.float32)
 
 
-def row_sum(address, count):
-    """Sum of `count` reals in a fixed order: LANES partial sums of whole vectors, joined one by one, then the rest."""
-    values = _array(address, count, real)
-    whole = count - count % LANES
-    total = real(0)
-    if whole:
-        for lane in values[:whole].reshape(-1, LANES).cumsum(0)[-1]:
-            total += lane
-    for value in values[whole:]:
-        total += value
-    return total
-
-
-def row_max(address, count):
-    """The largest of `count` >= 1 reals; a NaN among them may or may not come out."""
-    return _array(address, count, real).max()
-
-
 def finite(x):
     """Whether x is neither NaN nor infinite."""
     return math.isfinite(x)
@@ -146,6 +128,15 @@ def tile_transposed(m, vectors, depth, a, b, c, start, start_row):
         for k in range(depth):
             total += _array(a + (k * PANEL + i) * SIZE, 1, real) * _array(b + k * PANEL * SIZE, n, real)
         _array(c + i * PANEL * SIZE, n, real)[:] = total
+
+
+def add_rows(x, rows, vectors, total):
+    """total = sum over the rows of 1 or 2 vectors of one panel, in the order of the rows."""
+    n = vectors * LANES
+    sums = np.zeros(n, real)
+    for i in range(rows):
+        sums += _array(x + i * PANEL * SIZE, n, real)
+    _array(total, n, real)[:] = sums
 
 
 def transpose(source, source_row, target, target_row):

@@ -13,9 +13,9 @@ import numpy as np
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
-from ._panels import clear_padding, panels_max, panels_sum
-from ._primitives import PANEL, SIZE, ints, real, reals, row_sum, select
-from .elementary import exp, normal_cdf, normal_pdf, sigmoid, tanh
+from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
+from ._primitives import LANES, PANEL, SIZE, ints, real, reals, select
+from .elementary import exp, normal_cdf, normal_pdf, sigmoid, sigmoid_slope, tanh
 from .gemm import PLAIN, POSITIVE, WHERE_POSITIVE
 
 ACTIVATIONS: dict[str, str] = {}  # name -> the attribute that holds its parameter, "" for none
@@ -170,8 +170,8 @@ def _gelu_tanh(x, p):
 
 
 def _gelu_tanh_slope(x, p):
-    s = sigmoid(_GELU_SCALE * (x + _GELU_CUBE * (x * x * x)))
-    return s + x * (s * (1.0 - s)) * (_GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * (x * x)))
+    u = _GELU_SCALE * (x + _GELU_CUBE * (x * x * x))
+    return sigmoid(u) + x * sigmoid_slope(u) * (_GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * (x * x)))
 
 
 def _numpy_gelu_tanh(x, p):
@@ -179,8 +179,9 @@ def _numpy_gelu_tanh(x, p):
 
 
 def _numpy_gelu_tanh_slope(x, p):
-    t = np.tanh(math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3))
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBE * x * x)
+    v = math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)
+    e = np.exp(-2 * np.abs(v))
+    return 0.5 * (1 + np.tanh(v)) + x * 2 * e / (1 + e) ** 2 * math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBE * x * x)
 
 
 activation("gelu_tanh", _gelu_tanh, _gelu_tanh_slope, "x", _numpy_gelu_tanh, _numpy_gelu_tanh_slope)
@@ -189,44 +190,67 @@ activation("gelu_tanh", _gelu_tanh, _gelu_tanh_slope, "x", _numpy_gelu_tanh, _nu
 
 
 @kernel
-def softmax_forward(x, x_panel, y, y_panel, y_panels, y_cols, context, low, high):
+def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
     """Softmax over each row; y may be x."""
-    for i in range(low, high):
-        top = panels_max(x + i * PANEL * SIZE, x_panel, y_cols)
-        for panel in range(y_panels):
-            source = reals(x + (panel * x_panel + i * PANEL) * SIZE, PANEL)
-            target = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
-            for j in range(PANEL):
-                target[j] = exp(source[j] - top)
-        scale = 1.0 / panels_sum(y + i * PANEL * SIZE, y_panel, y_cols)
-        for panel in range(y_panels):
-            target = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
-            for j in range(PANEL):
-                target[j] = target[j] * scale
+    z = ints(context, CONTEXT)[SCRATCH]
+    group, size = group_rows(y_cols, LANES, SIZE), group_size(y_cols, LANES, SIZE)
+    top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
+    for first in range(low, high, group):
+        count, row = min(group, high - first), first * PANEL * SIZE
+        to_columns(x + row, x_panel, y_cols, count, z, group)
+        max_columns(z, group, y_cols, count, top)
+        exp_columns(z, group, y_cols, count, top)
+        add_columns(z, group, y_cols, count, total, block)
+        totals = reals(total, count)
+        for i in range(count):
+            totals[i] = 1.0 / totals[i]
+        scale_columns(z, group, y_cols, count, total)
+        from_columns(z, group, y_cols, count, y + row, y_panel)
     return 0
 
 
 @kernel
-def softmax_backward(dy, dy_panel, y, y_panel, dx, dx_panel, dx_panels, dx_cols, context, low, high):
+def softmax_backward(dy, dy_panel, y, y_panel, dx, dx_panel, dx_cols, context, low, high):
     """Pass dy back through softmax, given its output y; dx may be dy."""
-    product = ints(context, CONTEXT)[SCRATCH]
-    for i in range(low, high):
-        total = real(0.0)
-        for panel in range(dx_panels):
-            up = reals(dy + (panel * dy_panel + i * PANEL) * SIZE, PANEL)
-            kept = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
-            products = reals(product, PANEL)
-            for j in range(PANEL):
-                products[j] = up[j] * kept[j]
-            total += row_sum(product, min(PANEL, dx_cols - panel * PANEL))
-        for panel in range(dx_panels):
-            up = reals(dy + (panel * dy_panel + i * PANEL) * SIZE, PANEL)
-            kept = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
-            target = reals(dx + (panel * dx_panel + i * PANEL) * SIZE, PANEL)
-            for j in range(PANEL):
-                target[j] = kept[j] * (up[j] - total)
-        clear_padding(dx + i * PANEL * SIZE, dx_panel, dx_cols)
+    up = ints(context, CONTEXT)[SCRATCH]
+    group, size = group_rows(dx_cols, LANES, SIZE), group_size(dx_cols, LANES, SIZE)
+    kept, product = up + size * SIZE, up + 2 * size * SIZE
+    total, block = up + 3 * size * SIZE, up + (3 * size + group) * SIZE
+    for first in range(low, high, group):
+        count, row = min(group, high - first), first * PANEL * SIZE
+        to_columns(dy + row, dy_panel, dx_cols, count, up, group)
+        to_columns(y + row, y_panel, dx_cols, count, kept, group)
+        for c in range(dx_cols):
+            ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
+            products = reals(product + c * group * SIZE, count)
+            for i in range(count):
+                products[i] = ups[i] * ys[i]
+        add_columns(product, group, dx_cols, count, total, block)
+        totals = reals(total, count)
+        for c in range(dx_cols):
+            ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
+            for i in range(count):
+                ups[i] = ys[i] * (ups[i] - totals[i])
+        from_columns(up, group, dx_cols, count, dx + row, dx_panel)
     return 0
+
+
+def exp_columns(z, stride, columns, rows, top):
+    """z[c, i] = exp(z[c, i] - top[i])."""
+    tops = reals(top, rows)
+    for c in range(columns):
+        column = reals(z + c * stride * SIZE, rows)
+        for i in range(rows):
+            column[i] = exp(column[i] - tops[i])
+
+
+def scale_columns(z, stride, columns, rows, scale):
+    """z[c, i] *= scale[i]."""
+    scales = reals(scale, rows)
+    for c in range(columns):
+        column = reals(z + c * stride * SIZE, rows)
+        for i in range(rows):
+            column[i] = column[i] * scales[i]
 
 
 def _softmax_reference(attributes, x):

@@ -13,7 +13,7 @@ in panels of PANEL columns, too (see `gemm`). Columns past the last are zero in 
 from ._context import BATCH, CONTEXT, GRADIENT, SCRATCH, ZEROS
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import LANES, PANEL, SIZE, call, ints, reals, transpose
+from ._primitives import LANES, PANEL, SIZE, add_rows, call, ints, reals, transpose
 from .gemm import gemm, gemm_transposed
 
 
@@ -77,7 +77,7 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_fi
         target = gradient + begin * SIZE if gradient else scratch
         gemm_transposed(x + strip * x_panel * SIZE, column, target, zeros, 0, batch, width // LANES, context, 0, rows)
         if bias and strip == strips - 1:
-            add_rows(column, batch, target + rows * PANEL * SIZE, width)
+            add_rows(column, batch, width // LANES, target + rows * PANEL * SIZE)
             rows += 1
         if width < PANEL:
             for i in range(rows):
@@ -88,17 +88,6 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_fi
             cells[GRADIENT] = target - begin * SIZE
             status |= call(ints(chain, 1)[0], chain, context, begin, begin + rows * PANEL)
     return status
-
-
-def add_rows(x, rows, total, width):
-    """total[j] = sum of x[i, j] over the rows of one panel, in their order."""
-    sums = reals(total, width)
-    for j in range(width):
-        sums[j] = 0.0
-    for i in range(rows):
-        line = reals(x + i * PANEL * SIZE, width)
-        for j in range(width):
-            sums[j] = sums[j] + line[j]
 
 
 def dense_strips(inputs):

@@ -90,6 +90,13 @@ def sigmoid(x):
     return select(x < 0.0, e, 1.0) / (1.0 + e)
 
 
+def sigmoid_slope(x):
+    """s(x) (1 - s(x)) without the cancellation of 1 - s."""
+    e = exp(select(x < 0.0, x, -x))
+    q = 1.0 / (1.0 + e)
+    return e * q * q
+
+
 def tanh(x):
     """(exp(2a) - 1) / (exp(2a) + 1) with a = |x|, from exp(2a) - 1 without cancellation."""
     a = select(x < 0.0, -x, x)

@@ -11,8 +11,9 @@ import numpy as np
 from ._context import BATCH, CONTEXT, LOSS, SCRATCH
 from ._jit import kernel
 from ._op import Op, register
-from ._panels import clear_padding, panels_max, panels_sum
-from ._primitives import PANEL, SIZE, doubles, ints, real, reals, row_sum, select
+from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
+from ._primitives import LANES, PANEL, SIZE, doubles, ints, real, reals, select
+from .activations import exp_columns, scale_columns
 from .elementary import exp, log, log1p, sigmoid
 
 LOSSES: set[str] = set()
@@ -53,22 +54,22 @@ def factor_of(context, share):
 def elementwise_loss(name, value, slope, reference, reference_slope):
     """Enter a loss that sums `value(x, y)` over predictions x and targets y, with d value / dx = `slope(x, y)`."""
 
-    def rows(x, x_panel, x_cols, target, target_panel, loss, dx, dx_panel, dx_panels, share, context, low, high):
-        factor, scratch = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
-        terms, shares = reals(scratch, PANEL), reals(loss, high)
-        for i in range(low, high):
-            total = real(0.0)
-            for panel in range(dx_panels):
-                count = min(PANEL, x_cols - panel * PANEL)
-                given = reals(x + (panel * x_panel + i * PANEL) * SIZE, PANEL)
-                wanted = reals(target + (panel * target_panel + i * PANEL) * SIZE, PANEL)
-                down = reals(dx + (panel * dx_panel + i * PANEL) * SIZE, PANEL)
-                for j in range(count):
-                    terms[j] = value(given[j], wanted[j])
-                    down[j] = slope(given[j], wanted[j]) * factor
-                total += row_sum(scratch, count)
-            clear_padding(dx + i * PANEL * SIZE, dx_panel, x_cols)
-            shares[i] = total
+    def rows(x, x_panel, x_cols, target, target_panel, loss, dx, dx_panel, share, context, low, high):
+        factor, given = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
+        group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
+        wanted, block = given + size * SIZE, given + 2 * size * SIZE
+        for first in range(low, high, group):
+            count, row = min(group, high - first), first * PANEL * SIZE
+            to_columns(x + row, x_panel, x_cols, count, given, group)
+            to_columns(target + row, target_panel, x_cols, count, wanted, group)
+            for c in range(x_cols):
+                predictions, targets = reals(given + c * group * SIZE, count), reals(wanted + c * group * SIZE, count)
+                for i in range(count):
+                    prediction, goal = predictions[i], targets[i]
+                    targets[i] = value(prediction, goal)
+                    predictions[i] = slope(prediction, goal) * factor
+            add_columns(wanted, group, x_cols, count, loss + first * SIZE, block)
+            from_columns(given, group, x_cols, count, dx + row, dx_panel)
         return 0
 
     rows.__name__ = rows.__qualname__ = name
@@ -151,67 +152,65 @@ elementwise_loss("bce_with_logits_loss", _logits, _logits_slope,
 
 
 @kernel
-def cross_entropy(x, x_panel, x_cols, target, loss, dx, dx_panel, dx_panels, share, context, low, high):
+def cross_entropy(x, x_panel, x_cols, target, loss, dx, dx_panel, share, context, low, high):
     """Cross-entropy against class indices (int64); dx may be x."""
-    factor = factor_of(context, share)
-    labels, shares = ints(target, high), reals(loss, high)
-    for i in range(low, high):
-        row, label = i * PANEL * SIZE, labels[i]
-        top = panels_max(x + row, x_panel, x_cols)
-        shares[i] = top - reals(x + row + label // PANEL * x_panel * SIZE, PANEL)[label % PANEL]
-        for panel in range(dx_panels):
-            given = reals(x + row + panel * x_panel * SIZE, PANEL)
-            down = reals(dx + row + panel * dx_panel * SIZE, PANEL)
-            for j in range(PANEL):
-                down[j] = given[j] - top
-    count = (high - low) * PANEL
-    for panel in range(dx_panels):
-        values = reals(dx + (panel * dx_panel + low * PANEL) * SIZE, count)
+    factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
+    group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
+    top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
+    for first in range(low, high, group):
+        count, row = min(group, high - first), first * PANEL * SIZE
+        to_columns(x + row, x_panel, x_cols, count, z, group)
+        max_columns(z, group, x_cols, count, top)
+        labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
+        every, tops, totals = reals(z, size), reals(top, count), reals(total, count)
         for i in range(count):
-            values[i] = exp(values[i])
-    for i in range(low, high):
-        row, label = i * PANEL * SIZE, labels[i]
-        total = panels_sum(dx + row, dx_panel, x_cols)
-        shares[i] = shares[i] + log(total)
-        scale = factor / total
-        for panel in range(dx_panels):
-            down = reals(dx + row + panel * dx_panel * SIZE, PANEL)
-            for j in range(PANEL):
-                down[j] = down[j] * scale
-        clear_padding(dx + row, dx_panel, x_cols)
-        down = reals(dx + row + label // PANEL * dx_panel * SIZE, PANEL)
-        down[label % PANEL] = down[label % PANEL] - factor
+            shares[i] = tops[i] - every[labels[i] * group + i]
+        exp_columns(z, group, x_cols, count, top)
+        add_columns(z, group, x_cols, count, total, block)
+        for i in range(count):
+            shares[i] = shares[i] + log(totals[i])
+            totals[i] = factor / totals[i]
+        scale_columns(z, group, x_cols, count, total)
+        for i in range(count):
+            place = labels[i] * group + i
+            every[place] = every[place] - factor
+        from_columns(z, group, x_cols, count, dx + row, dx_panel)
     return 0
 
 
 @kernel
-def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, loss, dx, dx_panel, dx_panels, share,
+def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, loss, dx, dx_panel, share,
                                 context, low, high):
     """Cross-entropy against a distribution over the classes for each row; a class of probability 0 costs nothing."""
-    factor, scratch = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
-    terms, shares = reals(scratch, PANEL), reals(loss, high)
-    for i in range(low, high):
-        row = i * PANEL * SIZE
-        top = panels_max(x + row, x_panel, x_cols)
-        weight = panels_sum(target + row, target_panel, x_cols)
-        value, total = real(0.0), real(0.0)
-        for panel in range(dx_panels):
-            count = min(PANEL, x_cols - panel * PANEL)
-            given = reals(x + row + panel * x_panel * SIZE, PANEL)
-            wanted = reals(target + row + panel * target_panel * SIZE, PANEL)
-            down = reals(dx + row + panel * dx_panel * SIZE, PANEL)
-            for j in range(count):
-                terms[j] = select(wanted[j] == 0.0, 0.0, wanted[j] * (top - given[j]))
-                down[j] = exp(given[j] - top)
-            value += row_sum(scratch, count)
-            total += row_sum(dx + row + panel * dx_panel * SIZE, count)
-        shares[i] = value + weight * log(total)
-        for panel in range(dx_panels):
-            wanted = reals(target + row + panel * target_panel * SIZE, PANEL)
-            down = reals(dx + row + panel * dx_panel * SIZE, PANEL)
-            for j in range(PANEL):
-                down[j] = (down[j] * (weight / total) - wanted[j]) * factor
-        clear_padding(dx + row, dx_panel, x_cols)
+    factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
+    group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
+    goal, terms = z + size * SIZE, z + 2 * size * SIZE
+    top, total = z + 3 * size * SIZE, z + (3 * size + group) * SIZE
+    weight, block = z + (3 * size + 2 * group) * SIZE, z + (3 * size + 3 * group) * SIZE
+    for first in range(low, high, group):
+        count, row = min(group, high - first), first * PANEL * SIZE
+        to_columns(x + row, x_panel, x_cols, count, z, group)
+        to_columns(target + row, target_panel, x_cols, count, goal, group)
+        max_columns(z, group, x_cols, count, top)
+        shares, tops = reals(loss + first * SIZE, count), reals(top, count)
+        totals, weights = reals(total, count), reals(weight, count)
+        for c in range(x_cols):
+            given, wanted = reals(z + c * group * SIZE, count), reals(goal + c * group * SIZE, count)
+            costs = reals(terms + c * group * SIZE, count)
+            for i in range(count):
+                costs[i] = select(wanted[i] == 0.0, 0.0, wanted[i] * (tops[i] - given[i]))
+        add_columns(terms, group, x_cols, count, loss + first * SIZE, block)
+        add_columns(goal, group, x_cols, count, weight, block)
+        exp_columns(z, group, x_cols, count, top)
+        add_columns(z, group, x_cols, count, total, block)
+        for i in range(count):
+            shares[i] = shares[i] + weights[i] * log(totals[i])
+            totals[i] = weights[i] / totals[i]
+        for c in range(x_cols):
+            given, wanted = reals(z + c * group * SIZE, count), reals(goal + c * group * SIZE, count)
+            for i in range(count):
+                given[i] = (given[i] * totals[i] - wanted[i]) * factor
+        from_columns(z, group, x_cols, count, dx + row, dx_panel)
     return 0
 
 

@@ -139,11 +139,12 @@ def losses_of(x, kernel=None, threads=None, **run):
     executor = CpuBackend("float64", threads)
     executor.prepare(program, run["batch"])
     x = np.array(x, np.float64).reshape(-1, 1)
-    rescue = threading.Timer(20, executor._bind(program)._abort)  # workers that lost each other would wait for ever
+    rescue = threading.Timer(20, executor._bind(program)._abort)  # workers that lose each other wait for ever
     rescue.start()
     try:
         return executor.run(program, {"x": x, "y": np.zeros_like(x)}, rows=len(x), **run)
     finally:
+        assert not rescue.finished.is_set(), "the workers waited for each other for 20 seconds"
         rescue.cancel()
 
 

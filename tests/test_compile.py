@@ -1,0 +1,166 @@
+"""What compilation makes of kernels: their precision, what their code needs, and the same results as plain Python."""
+
+import ctypes
+import itertools
+import re
+import struct
+import types
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from tolerances import close
+
+import hotloop as hl
+from hotloop.cpu_backend import CpuBackend, layout
+from hotloop.graph import Graph
+from hotloop.kernels import OPS, _compile, _jit, _primitives, data, gemm, losses, walk
+from hotloop.kernels._lowering import Lowering
+from hotloop.kernels._target import host
+from hotloop.plan import plan
+
+KERNELS = list(dict.fromkeys([op.cpu for op in OPS.values()] + [
+    value for module in (data, gemm, losses, walk) for value in vars(module).values() if hasattr(value, "is_kernel")]))
+kernels = pytest.mark.parametrize("function", KERNELS, ids=lambda function: function.__name__)
+LITERAL, PAIR, TABLE = 0.1, (0.1, 2.0), _primitives.ByPrecision(single=(0.1,), double=(0.1, 0.2))
+CALLBACK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
+
+
+def specialised(function, dtype):
+    bindings = host().bindings(dtype)
+    return _compile._Specializer(bindings, Lowering(bindings, False), dtype).bind(function)
+
+
+# Precision
+
+
+def test_literals_get_the_type_of_the_kernel(dtype):
+    scale = 0.1
+
+    def values():
+        inner = [0.1 for _ in range(1)]
+        return 0.1, scale, LITERAL, *PAIR, *(0.1, 2.0), *inner, *TABLE
+
+    found = specialised(values, dtype)()
+    assert {type(value) for value in found} == {dtype.type}
+    exact = 0.1, 0.1, 0.1, 0.1, 2.0, 0.1, 2.0, 0.1, *(TABLE if dtype == np.float64 else TABLE.single)
+    assert found == tuple(map(dtype.type, exact))
+
+
+@kernels
+def test_single_precision_stays_single(function):
+    """No float32 is widened, but for the loss's total; where coefficients are not float64, nothing is computed in it."""
+    code = _compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested")
+    assert ("fpext" in code) == (function is losses.total_loss)
+    if function.__module__ not in (losses.__name__, "hotloop.kernels.optimizers"):
+        assert re.findall(r"= (?:fadd|fsub|fmul|fdiv|fneg|call) [^=]*double.*", code) == []
+
+
+# Object code
+
+
+@kernels
+def test_object_code_needs_nothing_but_kernels(function, dtype):
+    """Nor could it: the process that loads it has no other symbols to offer than those of its C library."""
+    _jit.address(function, dtype)
+    name = _jit.symbol(function, dtype)
+    code = _jit._disk().read(_jit._key(name, function)) or _compile.compile_object(
+        function, dtype, name, _jit._target_machine(), _jit.CHECKED)
+    if not code.startswith(b"\x7fELF"):
+        pytest.skip("reads the symbol tables of ELF objects alone")
+    needed = {symbol for symbol, section in symbols(code) if symbol and not section}
+    known = {f"{_jit.symbol(other, dtype)}_direct" for other in _jit._externals(function)}
+    assert needed <= known | {"memcpy", "memset"}
+
+
+def symbols(code):
+    """Names and sections of the symbols of a 64-bit ELF object."""
+    sections = {section.name(): section.data() for section in llvm.ObjectFileRef.from_data(code).sections()}
+    names = sections[b".strtab"]
+    for name, section in ((entry[0], entry[3]) for entry in struct.iter_unpack("<IBBHQQ", sections[b".symtab"])):
+        yield names[name : names.index(b"\0", name)].decode(), section
+
+
+# Plain Python
+
+
+class Plain(_compile._Specializer):
+    """Binds kernels, helpers and primitives alike to plain Python functions."""
+
+    def _value(self, name, value):
+        if not isinstance(value, types.FunctionType):
+            return super()._value(name, value)
+        if value not in self.made:
+            self.made[value] = self.bind(value)
+        return self.made[value]
+
+
+@pytest.fixture
+def run_plain(monkeypatch):
+    """Makes backends run kernels as plain Python from the call on; returns the set that those called go to."""
+    callbacks, called = {}, set()
+
+    def address(function, dtype):
+        if (function, dtype) not in callbacks:
+            callbacks[function, dtype] = CALLBACK(python(function, dtype))
+        return ctypes.cast(callbacks[function, dtype], ctypes.c_void_p).value
+
+    def python(function, dtype):
+        run, names = Plain(host().bindings(dtype), None, dtype).bind(function), _jit.operands(function)
+
+        def call(row, *common):
+            called.add(function)
+            cells = _primitives.ints(row, _jit.HEADER + len(names))[_jit.HEADER :]
+            operands = [float(cell.view(np.float64)) if function.__annotations__.get(name) is float else int(cell)
+                        for name, cell in zip(names, cells, strict=True)]
+            with np.errstate(all="ignore"):
+                return int(run(*operands, *common))
+
+        return call
+
+    def start():
+        monkeypatch.setattr(_jit, "address", address)
+        return called
+
+    return start
+
+
+NETS = list(zip(
+    [hl.Identity(), hl.ReLU(), hl.LeakyReLU(0.2), hl.Sigmoid(), hl.Tanh(), hl.GELU(), hl.GELU("tanh"), hl.Softmax()],
+    itertools.cycle([hl.MSELoss(), hl.L1Loss("sum"), hl.BCEWithLogitsLoss(), hl.CrossEntropyLoss()]),
+    itertools.cycle([hl.SGD(lr=0.1), hl.SGD(lr=0.1, momentum=0.9, nesterov=True), hl.Adam(lr=0.1), hl.AdamW(lr=0.1)]),
+    itertools.cycle(["labels", "probabilities"]), strict=False))
+
+
+def results(layer, loss, optimizer, kind, dtype):
+    """What training makes of a net where the layer stands first, between and last."""
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((7, 3)), generator.dirichlet(np.ones(5), 7)
+    if kind == "labels" and isinstance(loss, hl.CrossEntropyLoss):
+        y = y.argmax(1)
+    net = hl.Sequential(layer, hl.Dense(3, 18), layer, hl.Dense(18, 5), layer)
+    trainer = hl.Trainer(net, loss, optimizer, dtype=dtype, batch_size=4, threads=1)
+    found = trainer.gradients(x, y) | {"losses": trainer.fit(x, y, epochs=2).loss}
+    return found | trainer.state_dict() | {"outputs": trainer.predict(x), "loss": trainer.evaluate(x, y)["loss"]}
+
+
+def total(dtype):
+    """What the op makes that no layer uses."""
+    graph = Graph()
+    x = graph.input("x", (None, 5))
+    program, executor = plan(graph, layout(dtype), prediction=graph.apply("add", x, graph.apply("tanh", x))), CpuBackend(dtype)
+    executor.prepare(program, 3)
+    x, y = np.ones((3, 5), dtype), np.full((3, 5), np.nan, dtype)
+    executor.run(program, {"x": x, "prediction": y}, steps=1, start=0, rows=3, batch=3)
+    return {"sum": y}
+
+
+def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
+    compiled = [results(*net, dtype) for net in NETS] + [total(dtype)]
+    called = run_plain()
+    for net, expected in zip([*NETS, None], compiled, strict=True):
+        found = results(*net, dtype) if net else total(dtype)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            close(found[name], value, dtype, "training", 7)
+    assert called >= {op.cpu for op in OPS.values()} | {walk.walk, losses.total_loss}
