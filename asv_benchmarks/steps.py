@@ -1,6 +1,6 @@
 """Time a training step beside its peers: hotloop, the numpy backend, torch eager, JAX scan.
 
-    python asv_benchmarks/steps.py [--only tiny,small] [--optimizer sgd|adam] [--rounds 7] [--json FILE]
+    python asv_benchmarks/steps.py [--only tiny,small] [--optimizer sgd|adam] [--rounds 7] [--json FILE] [--plot FILE]
     python asv_benchmarks/steps.py --start      # process start to first finished step, warm and cold cache
     python asv_benchmarks/steps.py --memory     # peak memory of a run, allocations of a step
 
@@ -213,7 +213,35 @@ def steps(options):
     if options.json:
         with open(options.json, "w") as file:
             json.dump(table, file, indent=1)
-    return table
+    if options.plot:
+        plot(table, options.plot)
+
+
+def plot(table, path):
+    """Draw microseconds a step against the arithmetic of a step, a line for each competitor's better thread count."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    sizes = [flops(entry["widths"], entry["batch"]) for entry in table.values()]
+    lines = {"numpy": "#718096", "torch": "#c05621", "jax": "#6b46c1", "hotloop": "#2b6cb0"}
+    for family, color in lines.items():
+        best = [min((np.median(found) for name, found in entry["microseconds"].items() if name.startswith(family)),
+                    default=np.nan) for entry in table.values()]
+        label = {"numpy": "NumPy", "torch": "torch eager", "jax": "JAX scan"}.get(family, family)
+        axes.plot(sizes, best, color=color, marker="o", linewidth=3 if family == "hotloop" else 1.8)
+        axes.annotate(label, (sizes[0], best[0]), xytext=(-8, 0), textcoords="offset points", color=color, ha="right",
+                      va="center", fontweight="bold" if family == "hotloop" else "normal")
+    for (name, entry), size in zip(table.items(), sizes, strict=True):
+        text = "-".join(map(str, entry["widths"]))
+        axes.annotate(f"{name}\n{text}", (size, 0), xycoords=("data", "axes fraction"), xytext=(0, 5),
+                      textcoords="offset points", ha="center", fontsize=7, color="#4a5568")
+    axes.set(xscale="log", yscale="log", xlim=(sizes[0] / 8, sizes[-1] * 4), xlabel="floating-point operations a step")
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 3)
+    axes.set_ylabel("microseconds a training step")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 FIRST_STEP = """
@@ -279,7 +307,8 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--optimizer", default="sgd", choices=["sgd", "adam"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", default="")
+    parser.add_argument("--json", default="", help="write all rounds to a file")
+    parser.add_argument("--plot", default="", help="draw the table into a picture; needs matplotlib")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)

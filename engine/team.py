@@ -46,15 +46,14 @@ def run(work, workers, abort):
         raise
 
 
-def _after_fork():
-    """A forked child has none of its parent's threads, and a lock that one of them may have held."""
-    global _lock
-    _lock = threading.Lock()
+def _in_child():
+    """A forked child has none of its parent's threads."""
     _idle.clear()
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_in_child)
 
 
 def cores():

@@ -32,6 +32,8 @@ CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
 _FOLDER, _PACKAGE = Path(__file__).parent, __name__.rpartition(".")[0]
 _SIGNATURE = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a fork waits for a compilation, whose locks nobody would release in the child
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _loaded = {}  # symbol -> address
 HEADER = 4  # cells of a row before the operands: kernel address, units, cost of a unit, cost before this row
 compiled = []  # symbols compiled, not loaded from disk, by this process; tests and `warmup` read it

@@ -30,7 +30,8 @@ DEFAULTS = {
     "adam": {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "decoupled": 0},
 }
 EDGES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)  # around vectors, panels and tiles
-SHAPES = [(0, 5), (1000, 100), *((rows, 17) for rows in (1, 31, 33, 50, 64)), *((3, cols) for cols in EDGES)]
+SHAPES = [(0, 5), (1000, 100), (3, 2000), *((rows, 17) for rows in (1, 31, 33, 50, 64, 65, 130)),
+          *((3, cols) for cols in EDGES)]
 DENSE_SIZES = [(0, 5, 3), (128, 300, 200), *zip(*(np.random.default_rng(seed).permutation(np.repeat(EDGES, 3)).tolist()
                                                   for seed in range(3)), strict=True)]
 BACKENDS = {"cpu": CpuBackend, "numpy": NumpyBackend}
@@ -108,11 +109,10 @@ def prediction_and_target(name, shape, dtype):
     x = 3 * generator.standard_normal(shape).astype(dtype)
     if name == "cross_entropy":
         return x, generator.integers(0, shape[1], shape[0])
-    y = generator.uniform(0, 1, shape)
+    y = generator.uniform(0, 1, shape).astype(dtype)  # weights of classes need not have the sum 1
     if name == "cross_entropy_probabilities":
         y[:, shape[1] // 2 + 1 :] = 0
-        y /= y.sum(-1, keepdims=True)
-    return x, y.astype(dtype)
+    return x, y
 
 
 @pytest.mark.parametrize("sizes", DENSE_SIZES, ids=str)
@@ -413,12 +413,20 @@ def loss_at(backend, dtype, op, x, y):
 
 
 @backends
-def test_relu_at_zero(backend, dtype):
+@pytest.mark.parametrize(("op", "attributes", "low"), [("relu", {}, 0), ("leaky_relu", {"negative_slope": 0.25}, 0.25)])
+def test_slope_at_zero(op, attributes, low, backend, dtype):
     least = np.finfo(dtype).smallest_subnormal
-    x = np.array([-0.0, 0.0, least, -least], dtype)
-    value, slope = activation_at(backend, dtype, "relu", x)
-    np.testing.assert_array_equal(value, [0, 0, least, 0])
-    np.testing.assert_array_equal(slope, [0, 0, 1, 0])
+    x = np.array([-0.0, 0.0, least, -least])
+    value, slope = activation_at(backend, dtype, op, x, **attributes)
+    np.testing.assert_array_equal(value, np.where(x > 0, x, low * x).astype(dtype))
+    np.testing.assert_array_equal(slope, [low, low, 1, low])
+
+
+@backends
+def test_slope_of_the_absolute_error_at_zero(backend, dtype):
+    loss, gradient = loss_at(backend, dtype, "l1_loss", [[1, 2, 3]], [[1.0, 1.5, 4.0]])
+    assert loss == 1.5
+    np.testing.assert_array_equal(gradient, [[0, 1, -1]])
 
 
 @backends

@@ -1,0 +1,120 @@
+"""Plants one mistake at a time in a copy of the repository and runs the tests that should notice it.
+
+`python tests/mutations.py [words]` takes all mistakes, or those whose file or text holds one of the words. It ends with
+status 1 if one was survived, or if the tests fail without any. Each copy compiles its kernels anew: minutes.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
+LAYERS, UPDATES, LOWERING = "kernels/activations.py", "kernels/optimizers.py", "kernels/_lowering.py"
+ROWS, LOSS, PRODUCT, UPDATE, SLOPES, CASES = (
+    ("tests/test_ops.py", "-k", words) for words in (
+        "rowwise", "losses", "test_dense", "updates or not_finite", "differences", "held or zero or second"))
+PANELS, EXECUTOR = ("tests/test_gemm.py",), ("tests/test_walk.py", "-k", "each_unit or batches")
+ELEMENTARY = ("tests/test_elementary.py", "-k", "precision")
+
+MUTANTS = [  # file, what stands there once, what to put in its place, tests
+    (DENSE, "(panel * (x_cols + 1) + strip * PANEL)", "(panel * x_cols + strip * PANEL)", PRODUCT),
+    (DENSE, "range(dx_cols - first, width)", "range(dx_cols - first + 1, width)", CASES),
+    (DENSE, "if bias and strip == strips - 1:", "if bias and strip == 0:", PRODUCT),
+    (DENSE, "w + x_cols * PANEL * SIZE, 0, size", "w + (x_cols - 1) * PANEL * SIZE, 0, size", PRODUCT),
+    (DENSE, "for j in range(width, PANEL):", "for j in range(width + 1, PANEL):", CASES),
+    (GEMM, "            if k > 0:", "            if k > _BLOCK:", PANELS),
+    (GEMM, "(panel * b_panel + k * PANEL) * SIZE", "panel * b_panel * SIZE", PANELS),
+    (GEMM, "(c, PANEL) if k > 0 else", "(c, PANEL) if k > _BLOCK else", PANELS),
+    (GEMM, "last = finish if k + block == depth else PLAIN", "last = finish", PANELS),
+    (LOWERING, 'fcmp_ordered(">", gate, zero)', 'fcmp_ordered(">=", gate, zero)', SLOPES),
+    (LAYERS, "return 1.0 - y * y", "return 1.0 + y * y", ROWS),
+    (LAYERS, "return y * (1.0 - y)", "return -y * (1.0 - y)", ROWS),
+    (LAYERS, "return normal_cdf(x) + x * normal_pdf(x)", "return normal_cdf(x)", ROWS),
+    (LAYERS, "1.0 + 3.0 * _GELU_CUBE", "1.0 + _GELU_CUBE", SLOPES),
+    (LAYERS, "ys[i] * (ups[i] - totals[i])", "ys[i] * ups[i]", ROWS),
+    (LAYERS, "select(x > 0.0, 1.0, p)", "select(x >= 0.0, 1.0, p)", CASES),
+    (LAYERS, "select(y > 0.0, 1.0, 0.0)", "select(y >= 0.0, 1.0, 0.0)", CASES),
+    (LOSSES, "    return 2.0 * (x - y)", "    return x - y", LOSS),
+    (LOSSES, "select(x < y, -1.0, x - y)", "select(x < y, 1.0, x - y)", SLOPES),
+    (LOSSES, "return sigmoid(x) - y", "return sigmoid(x) + y", LOSS),
+    (LOSSES, "every[place] = every[place] - factor", "every[place] = every[place] - 1.0", LOSS),
+    (LOSSES, "totals[i] = weights[i] / totals[i]", "totals[i] = 1.0 / totals[i]", LOSS),
+    (LOSSES, "for i in range(whole, batch)", "for i in range(whole + 1, batch)", LOSS),
+    (LOSSES, "total /= np.float64(batch * share)", "total /= np.float64(batch)", LOSS),
+    (LOSSES, "np.float64(ints(context, CONTEXT)[BATCH] * share)", "np.float64(ints(context, CONTEXT)[BATCH])", SLOPES),
+    (UPDATES, "slope = fma(decay, weights[i], slopes[i])", "slope = slopes[i]", UPDATE),
+    (UPDATES, "memory[i]), taken * slope)", "memory[i]), slope)", UPDATE),
+    (UPDATES, "fma(own, speed, ahead * slope)", "own * speed", UPDATE),
+    (UPDATES, "kept, taken = real(0.0), real(1.0)", "kept, taken = real(0.0), taken", UPDATE),
+    (UPDATES, "new2 * slope * slope", "new2 * slope", UPDATE),
+    (UPDATES, "one - power(beta2, update)", "one", UPDATE),
+    (UPDATES, "fma(math.sqrt(v), spread, floor)", "(math.sqrt(v) + floor) * spread", UPDATE),
+    (UPDATES, "weights[i] * shrink", "weights[i]", UPDATE),
+    ("kernels/arithmetic.py", "left[i] + right[i]", "left[i]", ROWS),
+    ("kernels/_panels.py", "range(first, min(first + _BLOCK, columns))", "range(first, first + _BLOCK)", LOSS),
+    ("kernels/elementary.py", "single=(-104.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),
+    ("kernels/walk.py", " or number == phase_count - 1:", ":", EXECUTOR),
+    ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), units)", "high = units", EXECUTOR),
+]
+
+
+def copy_to(folder):
+    """Lay the repository out so that `folder` on the path is what the tests import."""
+    ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
+    for source, target in (("engine", "hotloop"), ("kernels", "hotloop/kernels"), ("tests", "tests")):
+        shutil.copytree(ROOT / source, folder / target, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def run(folder, tests):
+    """Exit status and output of pytest, which stops at the first failure."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "HOTLOOP_CACHE_DIR": str(folder / "cache")}
+    for arguments in (["-c", f"import hotloop; assert hotloop.__file__.startswith({str(folder)!r})"],
+                      ["-m", "pytest", "-x", "-p", "no:cacheprovider", "--tb=line", *tests]):
+        done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, text=True, capture_output=True)
+        if done.returncode:
+            break
+    return done.returncode, done.stdout + done.stderr
+
+
+def verdict(mutant):
+    """What the tests say of one mistake: "killed", "SURVIVED" or what went wrong, and the report's line."""
+    file, old, new, tests = mutant
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = copy_to(Path(name))
+        path = folder / file.replace("kernels/", "hotloop/kernels/", 1)
+        text = path.read_text("utf-8")
+        if text.count(old) == 1:
+            path.write_text(text.replace(old, new), "utf-8")
+            status, _ = run(folder, tests)
+            result = {0: "SURVIVED", 1: "killed"}.get(status, "NOT RUN")
+        else:
+            result = f"FOUND {text.count(old)} TIMES"
+    print(f"{result:10} {time.perf_counter() - started:4.0f} s  {file}: {old.strip()}  ->  {new.strip()}", flush=True)
+    return result
+
+
+def main(words):
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in " ".join(mutant[:3]) for word in words)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = copy_to(Path(name))
+        for tests in dict.fromkeys(mutant[3] for mutant in chosen):
+            status, output = run(folder, tests)
+            if status:
+                sys.exit(f"without any mistake, {' '.join(tests)} fails:\n{output}")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(verdict, chosen))
+    print(f"{results.count('killed')} of {len(results)} killed")
+    return any(result != "killed" for result in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
