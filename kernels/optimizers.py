@@ -1,8 +1,9 @@
 """Optimizers: one update of parameters, given their gradient. All are elementwise over one flat run of memory.
 
 A kernel updates elements [low, high); the gradient's element 0 stands at the context's GRADIENT. It returns 1 where
-a new parameter would not be finite: that element keeps its old value and the training stops. Coefficients are float64
-until they meet a parameter.
+a new parameter would not be finite: that element keeps its old value and the training stops. Its step, not its value,
+is chosen: a choice between new and old value becomes a masked store, which is slow on some processors. Coefficients
+are float64 until they meet a parameter.
 """
 
 import math
@@ -29,10 +30,10 @@ def sgd(w, velocity, lr: float, momentum: float, dampening: float, weight_decay:
     bad = False
     if not velocity:
         for i in range(count):
-            new = fma(-rate, fma(decay, weights[i], slopes[i]), weights[i])
-            good = finite(new)
+            step = fma(decay, weights[i], slopes[i])
+            good = finite(fma(-rate, step, weights[i]))
             bad |= not good
-            weights[i] = select(good, new, weights[i])
+            weights[i] = fma(-rate, select(good, step, 0.0), weights[i])
         return int(bad)
     memory = reals(velocity + low * SIZE, count)
     kept, taken = real(momentum), real(1.0 - dampening)
@@ -45,10 +46,10 @@ def sgd(w, velocity, lr: float, momentum: float, dampening: float, weight_decay:
         slope = fma(decay, weights[i], slopes[i])
         speed = fma(kept, select(first, 0.0, memory[i]), taken * slope)
         memory[i] = speed
-        new = fma(-rate, fma(own, speed, ahead * slope), weights[i])
-        good = finite(new)
+        step = fma(own, speed, ahead * slope)
+        good = finite(fma(-rate, step, weights[i]))
         bad |= not good
-        weights[i] = select(good, new, weights[i])
+        weights[i] = fma(-rate, select(good, step, 0.0), weights[i])
     return int(bad)
 
 
@@ -82,10 +83,9 @@ def adam(w, mean, square, lr: float, beta1: float, beta2: float, eps: float, wei
         means[i] = m
         squares[i] = v
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), spread, floor))
-        new = fma(-step, moved, weights[i] * shrink)
-        good = finite(new)
+        good = finite(fma(-step, moved, weights[i] * shrink))
         bad |= not good
-        weights[i] = select(good, new, weights[i])
+        weights[i] = fma(-step, select(good, moved, 0.0), weights[i] * select(good, shrink, 1.0))
     return int(bad)
 
 
