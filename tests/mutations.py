@@ -74,14 +74,18 @@ def copy_to(folder):
 
 
 def run(folder, tests):
-    """Exit status and output of pytest, which stops at the first failure."""
+    """Exit status and output of pytest, which stops at the first failure; -1 where the copy cannot be imported."""
     environment = os.environ | {"PYTHONPATH": str(folder), "HOTLOOP_CACHE_DIR": str(folder / "cache")}
-    for arguments in (["-c", f"import hotloop; assert hotloop.__file__.startswith({str(folder)!r})"],
-                      ["-m", "pytest", "-x", "-p", "no:cacheprovider", "--tb=line", *tests]):
-        done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, text=True, capture_output=True)
-        if done.returncode:
-            break
-    return done.returncode, done.stdout + done.stderr
+
+    def python(*arguments):
+        return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    imported = python("-c", "import hotloop; print(hotloop.__file__)")
+    if not imported.stdout.startswith(str(folder)):
+        return -1, imported.stdout
+    tested = python("-m", "pytest", "-x", "-p", "no:cacheprovider", "--tb=line", *tests)
+    return tested.returncode, tested.stdout
 
 
 def verdict(mutant):
