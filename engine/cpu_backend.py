@@ -38,7 +38,6 @@ class CpuBackend:
         """Make room for `program` at `capacity` rows a batch; its parameters can be read and written then."""
         if capacity <= self._capacity.get(program, -1):
             return
-        self._capacity[program] = capacity
         _, size = program.place(capacity)
         if program.fixed_bytes() > self.lasting.nbytes:
             lasting = _aligned_zeros(program.fixed_bytes())
@@ -46,8 +45,9 @@ class CpuBackend:
             self.lasting, self._bound = lasting, {}
         if size > self.working.nbytes:
             self.working, self._bound = _aligned_zeros(size), {}
+        self._capacity[program] = capacity  # last: memory may have run out above
 
-    def _bind(self, program):
+    def bind(self, program):
         """The program as a table for the arena as it is now; compiles or loads its kernels on first use."""
         bound, capacity = self._bound.get(program), self._capacity[program]
         if bound is None or bound.capacity < capacity:
@@ -95,7 +95,7 @@ class CpuBackend:
         order, checked by the caller. `update` numbers the first update, from 1. `strict` ends the run at a loss that is
         not finite.
         """
-        return self._bind(program).run(arrays, steps, start, rows, batch, update, strict, self.threads)
+        return self.bind(program).run(arrays, steps, start, rows, batch, update, strict, self.threads)
 
 
 class _Bound:

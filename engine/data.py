@@ -12,7 +12,9 @@ def features(x, columns, dtype, check_finite=True, name="X"):
     """
     array = _real(x, name)
     if array.ndim != 2 or array.shape[1] != columns:
-        hint = f": reshape it to (-1, {columns})" if array.ndim == 1 else ""
+        hint = ""
+        if array.ndim == 1 and (columns == 1 or len(array) == columns):
+            hint = f": reshape it to {(-1, 1) if columns == 1 else (1, columns)}"
         raise ValueError(f"{name} must have shape (rows, {columns}), got {array.shape}{hint}")
     return _converted(array, dtype, check_finite, name)
 
@@ -62,7 +64,8 @@ def _real(x, name):
 def _converted(array, dtype, check_finite, name):
     flags = array.flags
     ready = array.dtype == dtype and array.dtype.isnative and flags.c_contiguous and flags.aligned
-    result = array if ready else np.require(array, dtype, ["C", "A"])
+    with np.errstate(over="ignore"):  # what is too large for float32 is found below
+        result = array if ready else np.require(array, dtype, ["C", "A"])
     if check_finite and array.dtype.kind == "f":
         with np.errstate(all="ignore"):
             suspicious = result.size and not np.isfinite(result.sum(dtype=np.float64))

@@ -104,8 +104,9 @@ class LeakyReLU(Activation):
 
     def __post_init__(self):
         """Check the slope."""
-        if isinstance(self.negative_slope, bool) or not isinstance(self.negative_slope, int | float):
+        if isinstance(self.negative_slope, bool | str) or not hasattr(self.negative_slope, "__float__"):
             raise TypeError(f"negative_slope must be a number, got {self.negative_slope!r}")
+        object.__setattr__(self, "negative_slope", float(self.negative_slope))
         if not math.isfinite(self.negative_slope):
             raise ValueError(f"negative_slope must be finite, got {self.negative_slope}")
 

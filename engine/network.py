@@ -67,9 +67,10 @@ class Sequential:
                 raise TypeError(f"{name} must hold real numbers, got dtype {value.dtype}")
             if value.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
-            if not np.isfinite(value).all():
+            with np.errstate(over="ignore"):  # what is too large for the trainer's dtype is not finite in it
+                values[name] = np.array(value, np.float64 if self.owner is None else self.owner.dtype)
+            if not np.isfinite(values[name]).all():
                 raise ValueError(f"{name} holds values that are not finite")
-            values[name] = np.array(value, np.float64)
         self.give(values)
 
     def give(self, values):

@@ -26,6 +26,9 @@ class NumpyBackend:
                     if name is not None:
                         self._region(region).setdefault(name, np.zeros(shape, self.dtype))
 
+    def bind(self, program):
+        """Nothing to bind: nodes are run as they are."""
+
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient."""
         return self._region(region)[name].copy()
@@ -96,9 +99,12 @@ class NumpyBackend:
         parameter, gradient, *states = node.inputs
         old = [self.parameters[parameter.name]]
         old += [self.states[f"state {i}"][parameter.name] for i in range(len(states))]
-        new = OPS[node.op].reference(program.settings, update, old[0], values[gradient], *old[1:])
+        step = OPS[node.op].reference
+        slope = values[gradient]
+        sound = np.isfinite(step(program.settings, update, old[0], slope, *old[1:])[1:]).all(0)
+        new = step(program.settings, update, old[0], np.where(sound, slope, 0).astype(self.dtype), *old[1:])
         new = [np.asarray(value, self.dtype) for value in new]
-        good = np.isfinite(new[0])
+        good = np.isfinite(new[0]) & sound
         self.parameters[parameter.name] = np.where(good, new[0], old[0])
         for i, value in enumerate(new[1:]):
             self.states[f"state {i}"][parameter.name] = value

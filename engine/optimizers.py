@@ -46,7 +46,9 @@ class SGD(_Optimizer):
 
     def _checked(self, name, value):
         if name == "nesterov":
-            return bool(value)
+            if not isinstance(value, bool):
+                raise TypeError(f"nesterov must be True or False, got {value!r}")
+            return value
         return _number(name, value, 0, open_low=name == "lr", high=1 if name == "momentum" else None)
 
     def states(self):

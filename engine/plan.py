@@ -101,7 +101,8 @@ class _Planner:
         after = next((user for user in self.users[node] if user.op in ACTIVATIONS), None)
         operands = {"x": self.place[x], "w": block, "y": None, "finish": 0, "chain": None}
         nodes = [node]
-        if after is not None and OPS[after.op].finish is not None and self.users[node] == [after]:
+        alone = self.users[node] == [after] and node is not self.prediction
+        if after is not None and OPS[after.op].finish is not None and alone:
             nodes.append(after)
             operands["y"], operands["finish"] = self._buffer(after), OPS[after.op].finish
         else:
@@ -168,7 +169,7 @@ class _Planner:
         fused = (after is not None and after.op.removesuffix("_backward") in ACTIVATIONS and after.inputs[0] is node)
         operands = {"dy": self.place[dy], "w": block, "dx": None, "finish": 0, "mask": None, "chain": None}
         nodes = [node]
-        if fused and OPS[after.op].finish is not None:
+        if fused and OPS[after.op].finish is not None and node is not self.prediction:
             nodes.append(after)
             operands |= {"dx": self._buffer(after), "finish": OPS[after.op].finish,
                          "mask": self.place[after.inputs[1]]}

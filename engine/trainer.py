@@ -8,6 +8,7 @@ import numpy as np
 from . import autodiff, data
 from .errors import NonFiniteError
 from .history import History
+from .interrupts import deferred_interrupts
 from .losses import LOSSES
 from .network import Sequential
 from .optimizers import OPTIMIZERS
@@ -39,13 +40,17 @@ class Trainer:
                 raise TypeError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+        known = {name for kind in (np.float32, np.float64) for name in (np.dtype(kind).name, kind, np.dtype(kind))}
+        if not isinstance(dtype, str | type | np.dtype) or dtype not in known:
+            raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.batch_size = _integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else _integer("threads", threads, 1, 1024)
         self.seed = _integer("seed", seed, 0)
         self.backend, self.dtype = backend, np.dtype(dtype)
+        for name, value in (("shuffle", shuffle), ("check_finite", check_finite)):
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
         self.shuffle, self.check_finite = bool(shuffle), bool(check_finite)
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
@@ -70,9 +75,10 @@ class Trainer:
         if not len(X):
             raise ValueError("fit needs at least one row, got X of shape " + str(X.shape))
         if validation_data is not None:
-            Xv = data.features(validation_data[0], self.net.in_features, self.dtype, self.check_finite, "X of "
-                               "validation_data")
-            self._targets(validation_data[1], len(Xv), "y of validation_data")
+            self._check_validation(validation_data)
+        if not hasattr(callbacks, "__iter__"):
+            raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}")
+        callbacks = tuple(callbacks)
         program = self._program("train", kind, min(self.batch_size, len(X)))
         if len(X) != self._rows:
             self._position, self._loss_sum = 0, 0.0
@@ -95,6 +101,17 @@ class Trainer:
                 break
         return history
 
+    def _check_validation(self, pair):
+        """Refuse validation data that `evaluate` would refuse after an epoch."""
+        if not hasattr(pair, "__len__"):
+            raise TypeError(f"validation_data must be a pair (X, y), got {pair!r}")
+        if len(pair) != 2:
+            raise ValueError(f"validation_data must be a pair (X, y), got {len(pair)} parts")
+        X = data.features(pair[0], self.net.in_features, self.dtype, self.check_finite, "X of validation_data")
+        self._targets(pair[1], len(X), "y of validation_data")
+        if not len(X):
+            raise ValueError(f"validation_data needs at least one row, got X of shape {X.shape}")
+
     def _epoch(self, program, X, y, callbacks):
         """Train what is left of the current epoch."""
         rows, batch = len(X), min(self.batch_size, len(X))
@@ -105,19 +122,25 @@ class Trainer:
         arrays = {"x": X, "y": y, "order": order}
         epoch = self.epoch
         while self._position < batches:
-            steps = min(self._chunk(), batches - self._position)
-            first = self._position
-            losses = self._run(program, arrays, steps, first * batch, rows, batch)
-            sizes = np.minimum(batch, rows - batch * np.arange(first, first + steps))
-            if self.loss.reduction == "mean":
-                losses = losses * sizes
-            self._loss_sum = float(np.cumsum([self._loss_sum, *losses])[-1])  # one by one: chunks leave no trace
-            self._position += steps
-            trained = min(self._position * batch, rows) if self.loss.reduction == "mean" else self._position
-            logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained}
-            if self._position == batches:
-                self._finished = logs["loss"]
-                self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
+            self._backend.bind(program)  # compiles what is missing, which an interrupt may stop
+            with deferred_interrupts():
+                steps = min(self._chunk(), batches - self._position)
+                first = self._position
+                try:
+                    losses = self._run(program, arrays, steps, first * batch, rows, batch)
+                except NonFiniteError:
+                    self._position, self._loss_sum = 0, 0.0  # the next fit starts this epoch anew
+                    raise
+                sizes = np.minimum(batch, rows - batch * np.arange(first, first + steps))
+                if self.loss.reduction == "mean":
+                    losses = losses * sizes
+                self._loss_sum = float(np.cumsum([self._loss_sum, *losses])[-1])  # one by one: chunks leave no trace
+                self._position += steps
+                trained = min(self._position * batch, rows) if self.loss.reduction == "mean" else self._position
+                logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained}
+                if self._position == batches:
+                    self._finished = logs["loss"]
+                    self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
             _notify(callbacks, "on_batch_chunk", self, logs)
             if self._stopped or self._position == 0:
                 return
@@ -132,12 +155,17 @@ class Trainer:
         if not len(xb):
             raise ValueError("step needs at least one row, got X of shape " + str(xb.shape))
         rows = len(xb)
-        return float(self._run(self._program("train", kind, rows), {"x": xb, "y": yb}, 1, 0, rows, rows)[0])
+        program = self._program("train", kind, rows)
+        self._backend.bind(program)
+        with deferred_interrupts():
+            return float(self._run(program, {"x": xb, "y": yb}, 1, 0, rows, rows)[0])
 
     def gradients(self, xb, yb):
         """The gradient of the loss on a batch by parameter name, in torch's shapes; nothing is updated."""
         xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
         yb, kind = self._targets(yb, len(xb))
+        if not len(xb):
+            raise ValueError("gradients needs at least one row, got X of shape " + str(xb.shape))
         program = self._program("gradient", kind, len(xb))
         self._backend.run(program, {"x": xb, "y": yb}, steps=1, start=0, rows=len(xb), batch=len(xb), strict=False)
         return {name: self._backend.read(program, "gradient", name) for name in self.net.shapes}
@@ -158,12 +186,12 @@ class Trainer:
         self._step_seconds = seconds if self._step_seconds is None else min(seconds, 2 * self._step_seconds)
         self.updates += outcome.done
         if outcome.stopped:
-            self._position = 0
             number = self.updates + (outcome.stopped == "loss")
             loss = float(outcome.losses[-1])
             what = f"the loss is {loss}" if outcome.stopped == "loss" else f"an update is not finite (loss {loss:g})"
             raise NonFiniteError(f"step {number}: {what}; the network keeps its last finite parameters. Try a smaller "
-                                 f"learning rate than {self.optimizer.lr:g}, or scale the data", number, loss)
+                                 f"learning rate than {self.optimizer.lr:g}, or scale the data"
+                                 + ("" if self.check_finite else ", or look for NaN in it"), number, loss)
         return outcome.losses
 
     def _chunk(self):
@@ -244,6 +272,8 @@ class Trainer:
             if states[key].shape != self.net.shapes[name] or states[key].dtype.kind != "f":
                 raise ValueError(f"{key} must hold floats of shape {self.net.shapes[name]}, got {states[key].dtype} "
                                  f"of shape {states[key].shape}")
+            if not np.isfinite(states[key]).all():
+                raise ValueError(f"{key} holds values that are not finite")
         program = self._program("predict", None, 1)
         self.net.load_state_dict({key: value for key, value in state.items() if key not in names})
         for key, (region, name) in names.items():

@@ -1,9 +1,9 @@
 """Optimizers: one update of parameters, given their gradient. All are elementwise over one flat run of memory.
 
 A kernel updates elements [low, high); the gradient's element 0 stands at the context's GRADIENT. It returns 1 where
-a new parameter would not be finite: that element keeps its old value and the training stops. Its step, not its value,
-is chosen: a choice between new and old value becomes a masked store, which is slow on some processors. Coefficients
-are float64 until they meet a parameter.
+a new parameter or state would not be finite: that parameter keeps its old value, a state that would not be finite is
+given a gradient of zero, and the training stops. Its step, not its value, is chosen: a choice between new and old value
+becomes a masked store, which is slow on some processors. Coefficients are float64 until they meet a parameter.
 """
 
 import math
@@ -44,10 +44,13 @@ def sgd(w, velocity, lr: float, momentum: float, dampening: float, weight_decay:
         ahead, own = real(1.0), real(momentum)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
-        speed = fma(kept, select(first, 0.0, memory[i]), taken * slope)
+        before = select(first, 0.0, memory[i])
+        sound = finite(fma(kept, before, taken * slope))
+        slope = select(sound, slope, 0.0)
+        speed = fma(kept, before, taken * slope)
         memory[i] = speed
         step = fma(own, speed, ahead * slope)
-        good = finite(fma(-rate, step, weights[i]))
+        good = finite(fma(-rate, step, weights[i])) & sound
         bad |= not good
         weights[i] = fma(-rate, select(good, step, 0.0), weights[i])
     return int(bad)
@@ -78,12 +81,14 @@ def adam(w, mean, square, lr: float, beta1: float, beta2: float, eps: float, wei
     bad = False
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
+        sound = finite(fma(old2, squares[i], new2 * slope * slope))
+        slope = select(sound, slope, 0.0)
         m = fma(new1, slope - means[i], means[i])
         v = fma(old2, squares[i], new2 * slope * slope)
         means[i] = m
         squares[i] = v
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), spread, floor))
-        good = finite(fma(-step, moved, weights[i] * shrink))
+        good = finite(fma(-step, moved, weights[i] * shrink)) & sound
         bad |= not good
         weights[i] = fma(-step, select(good, moved, 0.0), weights[i] * select(good, shrink, 1.0))
     return int(bad)

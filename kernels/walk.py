@@ -94,7 +94,7 @@ def deal(first, count, total, row_bytes, worker, workers, own):
 
 
 def meet(shared, workers, yielder):
-    """Wait until every worker of the team is here; False if the run was given up meanwhile.
+    """Wait until every worker of the team is here; False if the run was given up or a worker failed meanwhile.
 
     What any worker wrote before is seen by all after.
     """
@@ -112,6 +112,6 @@ def meet(shared, workers, yielder):
             pause()
         else:
             yield_thread(yielder)
-            if atomic_load(shared + ABORTED * 8):
+            if atomic_load(shared + ABORTED * 8) or atomic_load(shared + FAILED * 8):
                 return False
     return True

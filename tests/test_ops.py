@@ -145,8 +145,11 @@ def test_dense(sizes, bias, dtype):
                 check(machine.gradient(parameter), node, max(rows, 1))
 
 
-@pytest.mark.parametrize(("name", "settings"), [(name, settings) for name in UPDATES for settings in UPDATES[name]],
-                         ids=str)
+updates = pytest.mark.parametrize(("name", "settings"), [(name, case) for name in UPDATES for case in UPDATES[name]],
+                                  ids=str)
+
+
+@updates
 @pytest.mark.parametrize("size", [1, 31, 33, 50, 64, 5000])
 def test_updates(name, settings, size, dtype, worker):
     """Several updates of elements [low, high), each from the state that the one before it left."""
@@ -171,14 +174,21 @@ def test_updates(name, settings, size, dtype, worker):
         assert g.tobytes() == given
 
 
-@pytest.mark.parametrize("name", UPDATES)
-def test_an_update_that_is_not_finite_is_not_made(name, dtype, worker):
-    op, w = OPS[name], np.ones(50, dtype)
+@updates
+def test_an_update_that_is_not_finite_is_not_made(name, settings, dtype, worker):
+    """Nor is a state left that is not."""
+    op, settings, w = OPS[name], DEFAULTS[name] | settings, np.ones(50, dtype)
     states = {state: np.zeros(50, dtype) for state in op.states}
+    if not settings.get("momentum", 1):
+        states["velocity"] = None
+    held = [state for state in states.values() if state is not None]
     g = np.full(50, 0.5, dtype)
-    g[[3, 40]] = np.inf, np.nan
-    assert worker(dtype, gradient=g).run(op.cpu, 0, 50, w=w, **states, **DEFAULTS[name]) == 1
-    np.testing.assert_array_equal(w == 1, ~np.isfinite(g))
+    g[[3, 17, 40]] = np.inf, np.finfo(dtype).max, np.nan
+    with np.errstate(all="ignore"):
+        wrong = ~np.isfinite(op.reference(settings, 1, w, g, *held)).all(0)
+    assert worker(dtype, gradient=g).run(op.cpu, 0, 50, w=w, **states, **settings) == 1
+    np.testing.assert_array_equal(w == 1, wrong)
+    assert np.isfinite(held).all()
 
 
 class Machine:
@@ -355,6 +365,24 @@ def test_what_memory_held_before_changes_nothing(layer, dtype):
         parameters = np.frombuffer(found[-1], dtype, program.elements)
         assert np.count_nonzero(parameters) == sum(block.outputs * (block.inputs + 1) for block in program.blocks)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("op", [*ACTIVATIONS, "softmax"])
+def test_any_value_can_be_predicted(op):
+    """Also one that a plan would keep in registers or overwrite."""
+    graph, generator = Graph(), np.random.default_rng(0)
+    x, value = chain(graph, "dense", op, "dense", op)
+    loss = graph.apply("mse_loss", value, graph.target("y", value.shape), reduction="mean")
+    parameters = [node for node in graph.nodes if node.op == "parameter"]
+    slope, *slopes = differentiate(graph, loss, [x, *parameters])
+    goals = {"loss": loss, "gradients": dict(zip(parameters, slopes, strict=True))}
+    values = {node.name: generator.standard_normal(node.shape) for node in parameters}
+    arrays = generator.standard_normal((2, 6, 5))
+    for node in graph.nodes[: graph.nodes.index(slope) + 1]:
+        if node.inputs and node.shape == (None, 5):
+            found, expected = (Machine(backend, "float64", graph, 6, values, prediction=node, **goals)(*arrays)
+                               for backend in BACKENDS)
+            close(found, expected, "float64", "training", 6, abs(expected).max())
 
 
 def test_rows_come_in_the_order_asked_for(dtype):
