@@ -46,6 +46,11 @@ def flops(widths, batch):
     return sum(2 * batch * a * b * (3 if i else 2) for i, (a, b) in enumerate(pairs))
 
 
+def epoch_steps(widths, batch):
+    """Steps of an epoch: about a fifth of a second's work, at most 1000."""
+    return max(4, min(1000, int(2e10 / flops(widths, batch))))
+
+
 def data(widths, batch, steps):
     """Standard normal features and random labels."""
     rng = np.random.default_rng(0)
@@ -66,7 +71,7 @@ def trainer(widths, batch, optimizer, **options):
 
 def hotloop_steps(widths, batch, optimizer, **options):
     """A function that trains an epoch, and its number of steps."""
-    steps = max(4, min(1000, 400_000 // sum(widths)))
+    steps = epoch_steps(widths, batch)
     X, y = data(widths, batch, steps)
     net = trainer(widths, batch, optimizer, **options)
     return lambda: net.fit(X, y), steps
@@ -117,7 +122,7 @@ def jax_steps(widths, batch, optimizer):
         moved = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v / spread) + 1e-8), parameters, mean, square)
         return (moved, mean, square, count), value
 
-    steps = max(4, min(1000, 400_000 // sum(widths)))
+    steps = epoch_steps(widths, batch)
     X, y = data(widths, batch, steps)
     X, y = jnp.asarray(X).reshape(steps, batch, -1), jnp.asarray(y).reshape(steps, batch)
     rng = np.random.default_rng(1)
