@@ -73,8 +73,16 @@ def _optimized(function, kind, name):
         loaded.append(builder.load(builder.bitcast(cell, operand.as_pointer())))
     builder.ret(builder.call(direct, loaded + common))
     library.add_ir_module(module)
+    if hasattr(library.codegen, "_pass_builder"):
+        library._optimize_final_module = lambda: _optimize(library)
     library.finalize()
     return library.get_llvm_str()
+
+
+def _optimize(library):
+    """One full pass. Numba makes a cheaper one before it, to prune reference counts; kernels have none."""
+    manager, passes = library.codegen._module_pass_manager()
+    manager.run(library._final_module, passes)
 
 
 class _Specializer:

@@ -4,6 +4,7 @@ They turn a group of rows into columns of the worker's scratch, [column][row of 
 over rows, and fill whole vectors however few columns there are.
 """
 
+from ._jit import kernel
 from ._primitives import LANES, PANEL, SIZE, reals, select, transpose
 
 _GROUP_BYTES = 16384  # of scratch for one matrix: half of a first-level cache
@@ -20,8 +21,9 @@ def group_size(columns, lanes, itemsize):
     return (columns + lanes) * group_rows(columns, lanes, itemsize)
 
 
-def to_columns(x, x_panel, columns, rows, target, stride):
-    """target[c, i] = x[i, c]; target's columns are `stride` apart, `stride` a multiple of LANES."""
+@kernel
+def to_columns(x, x_panel, columns, target, stride, context, low, rows):
+    """target[c, i] = x[i, c], i < rows; target's columns are `stride` apart, `stride` a multiple of LANES."""
     whole = rows - rows % LANES
     for first in range(0, columns, LANES):
         source = x + (first // PANEL * x_panel + first % PANEL) * SIZE
@@ -32,10 +34,12 @@ def to_columns(x, x_panel, columns, rows, target, stride):
             line = reals(source + i * PANEL * SIZE, LANES)
             for j in range(LANES):
                 block[j * stride + i] = line[j]
+    return 0
 
 
-def from_columns(source, stride, columns, rows, y, y_panel):
-    """y[i, c] = source[c, i], and zero in the columns that fill up the last vector."""
+@kernel
+def from_columns(source, stride, columns, y, y_panel, context, low, rows):
+    """y[i, c] = source[c, i], i < rows, and zero in the columns that fill up the last vector."""
     whole = rows - rows % LANES
     for c in range(columns, -(-columns // LANES) * LANES):
         padding = reals(source + c * stride * SIZE, stride)
@@ -50,6 +54,7 @@ def from_columns(source, stride, columns, rows, y, y_panel):
             line = reals(target + i * PANEL * SIZE, LANES)
             for j in range(LANES):
                 line[j] = block[j * stride + i]
+    return 0
 
 
 def add_columns(source, stride, columns, rows, total, block):

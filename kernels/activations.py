@@ -197,7 +197,7 @@ def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
     top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, y_cols, count, z, group)
+        to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
         max_columns(z, group, y_cols, count, top)
         exp_columns(z, group, y_cols, count, top)
         add_columns(z, group, y_cols, count, total, block)
@@ -205,7 +205,7 @@ def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
         for i in range(count):
             totals[i] = 1.0 / totals[i]
         scale_columns(z, group, y_cols, count, total)
-        from_columns(z, group, y_cols, count, y + row, y_panel)
+        from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
     return 0
 
 
@@ -218,8 +218,8 @@ def softmax_backward(dy, dy_panel, y, y_panel, dx, dx_panel, dx_cols, context, l
     total, block = up + 3 * size * SIZE, up + (3 * size + group) * SIZE
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(dy + row, dy_panel, dx_cols, count, up, group)
-        to_columns(y + row, y_panel, dx_cols, count, kept, group)
+        to_columns(dy + row, dy_panel, dx_cols, up, group, context, 0, count)
+        to_columns(y + row, y_panel, dx_cols, kept, group, context, 0, count)
         for c in range(dx_cols):
             ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
             products = reals(product + c * group * SIZE, count)
@@ -231,7 +231,7 @@ def softmax_backward(dy, dy_panel, y, y_panel, dx, dx_panel, dx_cols, context, l
             ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
             for i in range(count):
                 ups[i] = ys[i] * (ups[i] - totals[i])
-        from_columns(up, group, dx_cols, count, dx + row, dx_panel)
+        from_columns(up, group, dx_cols, dx + row, dx_panel, context, 0, count)
     return 0
 
 

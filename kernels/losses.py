@@ -60,8 +60,8 @@ def elementwise_loss(name, value, slope, reference, reference_slope):
         wanted, block = given + size * SIZE, given + 2 * size * SIZE
         for first in range(low, high, group):
             count, row = min(group, high - first), first * PANEL * SIZE
-            to_columns(x + row, x_panel, x_cols, count, given, group)
-            to_columns(target + row, target_panel, x_cols, count, wanted, group)
+            to_columns(x + row, x_panel, x_cols, given, group, context, 0, count)
+            to_columns(target + row, target_panel, x_cols, wanted, group, context, 0, count)
             for c in range(x_cols):
                 predictions, targets = reals(given + c * group * SIZE, count), reals(wanted + c * group * SIZE, count)
                 for i in range(count):
@@ -69,7 +69,7 @@ def elementwise_loss(name, value, slope, reference, reference_slope):
                     targets[i] = value(prediction, goal)
                     predictions[i] = slope(prediction, goal) * factor
             add_columns(wanted, group, x_cols, count, loss + first * SIZE, block)
-            from_columns(given, group, x_cols, count, dx + row, dx_panel)
+            from_columns(given, group, x_cols, dx + row, dx_panel, context, 0, count)
         return 0
 
     rows.__name__ = rows.__qualname__ = name
@@ -159,7 +159,7 @@ def cross_entropy(x, x_panel, x_cols, target, loss, dx, dx_panel, share, context
     top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, x_cols, count, z, group)
+        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         max_columns(z, group, x_cols, count, top)
         labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
         every, tops, totals = reals(z, size), reals(top, count), reals(total, count)
@@ -174,7 +174,7 @@ def cross_entropy(x, x_panel, x_cols, target, loss, dx, dx_panel, share, context
         for i in range(count):
             place = labels[i] * group + i
             every[place] = every[place] - factor
-        from_columns(z, group, x_cols, count, dx + row, dx_panel)
+        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
     return 0
 
 
@@ -189,8 +189,8 @@ def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, loss, 
     weight, block = z + (3 * size + 2 * group) * SIZE, z + (3 * size + 3 * group) * SIZE
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, x_cols, count, z, group)
-        to_columns(target + row, target_panel, x_cols, count, goal, group)
+        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
+        to_columns(target + row, target_panel, x_cols, goal, group, context, 0, count)
         max_columns(z, group, x_cols, count, top)
         shares, tops = reals(loss + first * SIZE, count), reals(top, count)
         totals, weights = reals(total, count), reals(weight, count)
@@ -210,7 +210,7 @@ def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, loss, 
             given, wanted = reals(z + c * group * SIZE, count), reals(goal + c * group * SIZE, count)
             for i in range(count):
                 given[i] = (given[i] * totals[i] - wanted[i]) * factor
-        from_columns(z, group, x_cols, count, dx + row, dx_panel)
+        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
     return 0
 
 
