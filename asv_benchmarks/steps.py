@@ -236,8 +236,8 @@ def plot(table, path):
         label = {"numpy": "NumPy", "torch": "torch eager", "jax": "JAX scan"}.get(family, family)
         axes.plot(sizes, best, color=color, marker="o", linewidth=3 if family == "hotloop" else 1.8)
         lift = {"numpy": 7, "torch": -7}.get(family, 0)  # these two meet at the smallest net
-        axes.annotate(label, (sizes[0], best[0]), xytext=(-8, lift), textcoords="offset points", color=color, ha="right",
-                      va="center", fontweight="bold" if family == "hotloop" else "normal")
+        axes.annotate(label, (sizes[0], best[0]), xytext=(-8, lift), textcoords="offset points", color=color,
+                      ha="right", va="center", fontweight="bold" if family == "hotloop" else "normal")
     for (name, entry), size in zip(table.items(), sizes, strict=True):
         text = "-".join(map(str, entry["widths"]))
         axes.annotate(f"{name}\n{text}", (size, 0), xycoords=("data", "axes fraction"), xytext=(0, 5),
