@@ -1,7 +1,7 @@
 """hotloop: dense networks trained at the speed of the machine."""
 
 if __name__ == "engine":
-    raise ImportError("this folder is imported as hotloop, not as engine: run `pip install -e .` and `import hotloop`")
+    raise ImportError("import hotloop, not engine: after `pip install -e .` that is the name of this folder")
 
 from .callbacks import Callback, ProgressBar
 from .checkpoint import load, save

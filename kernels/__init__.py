@@ -2,7 +2,7 @@
 
 if __name__ == "kernels":
     raise ImportError(
-        "this folder is imported as hotloop.kernels, not as kernels: run `pip install -e .` and `import hotloop`"
+        "import hotloop.kernels, not kernels: after `pip install -e .` that is the name of this folder"
     )
 
 from . import activations, arithmetic, dense, losses, optimizers

@@ -105,7 +105,15 @@ class _Specializer:
 
     def _code(self, code):
         return code.replace(co_consts=tuple(
-            self.real(constant) if type(constant) is float else constant for constant in code.co_consts))
+            self._literal(constant) for constant in code.co_consts))
+
+    def _literal(self, value):
+        """Floats, also those in tuples, as `real`."""
+        if isinstance(value, _primitives.ByPrecision):
+            return tuple(map(self.real, value if self.real is np.float64 else value.single))
+        if type(value) is tuple:
+            return tuple(map(self._literal, value))
+        return self.real(value) if type(value) is float else value
 
     def _value(self, name, value):
         if isinstance(value, python_types.FunctionType):
@@ -118,10 +126,6 @@ class _Specializer:
             return self.made[value]
         if getattr(_primitives, name, None) is value and name in self.bindings:
             return self.bindings[name]
-        if type(value) is float:
-            return self.real(value)
-        if isinstance(value, _primitives.ByPrecision):
-            return tuple(map(self.real, value if self.real is np.float64 else value.single))
-        return value
+        return self._literal(value)
 
 

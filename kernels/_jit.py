@@ -63,9 +63,9 @@ def operands(function):
 
 
 def symbol(function, dtype):
-    """The name of a compiled kernel, the same in every process."""
+    """The name of a compiled kernel, the same in every process; a user's kernel has its code's digest in it."""
     module = function.__module__.replace(".", "_")
-    return f"{module}_{function.__name__}_{np.dtype(dtype).name}"
+    return f"{module}_{function.__name__}{_foreign(function)}_{np.dtype(dtype).name}"
 
 
 def _load(function, dtype):
@@ -73,7 +73,7 @@ def _load(function, dtype):
     if name not in _loaded:
         for other in _externals(function):
             _load(other, dtype)
-        key = _key(name, function)
+        key = _key(name)
         code = _disk().read(key)
         engine = None
         if code is not None:
@@ -163,14 +163,19 @@ def _surroundings():
     return digest
 
 
-def _key(name, function):
+def _key(name):
     """The name of a kernel's entry on disk: a digest of everything that its object code depends on."""
     digest = _surroundings().copy()
     digest.update(name.encode())
-    for part in _reached(function):
-        if not part.__module__.startswith(_PACKAGE):  # a user's formula, which no source file of ours covers
-            digest.update(_fingerprint(part))
     return f"{name}-{digest.hexdigest()[:32]}"
+
+
+@cache
+def _foreign(function):
+    """Digest of the code that a kernel takes from outside this package, which `_surroundings` does not cover."""
+    parts = [part for part in _reached(function) if not part.__module__.startswith(_PACKAGE)]
+    digest = hashlib.sha256(b"\0".join(map(_fingerprint, parts)))
+    return f"_{digest.hexdigest()[:16]}" if parts else ""
 
 
 def _fingerprint(function):

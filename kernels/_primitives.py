@@ -28,10 +28,16 @@ class ByPrecision(tuple):
         made.single = single
         return made
 
+    def __repr__(self):
+        """Both tables; a user's kernel is known on disk by what it reads."""
+        return f"ByPrecision({self.single}, {tuple(self)})"
+
 
 def _array(address, size, dtype):
     nbytes = size * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype) if size else np.empty(0, dtype)
+    if not size:
+        return np.empty(0, dtype)
+    return np.frombuffer((ctypes.c_char * int(nbytes)).from_address(int(address)), dtype)
 
 
 def reals(address, size):
@@ -156,7 +162,7 @@ _KERNEL = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
 
 def call(address, row, context, low, high):
     """Call the compiled kernel at `address`."""
-    return _KERNEL(address)(row, context, low, high)
+    return _KERNEL(int(address))(*map(int, (row, context, low, high)))
 
 
 def atomic_add(address, value):

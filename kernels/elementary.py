@@ -81,7 +81,7 @@ def log(x):
 def log1p(x):
     """ln(1 + x) for x >= 0, accurate near 0 (W. Kahan's correction of the rounded sum)."""
     w = 1.0 + x
-    return log(w) + (x - (w - 1.0)) / w
+    return select(x < _INFINITY, log(w) + (x - (w - 1.0)) / w, x)
 
 
 def sigmoid(x):

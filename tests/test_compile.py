@@ -70,7 +70,7 @@ def test_object_code_needs_nothing_but_kernels(function, dtype):
     """Nor could it: the process that loads it has no other symbols to offer than those of its C library."""
     _jit.address(function, dtype)
     name = _jit.symbol(function, dtype)
-    code = _jit._disk().read(_jit._key(name, function)) or _compile.compile_object(
+    code = _jit._disk().read(_jit._key(name)) or _compile.compile_object(
         function, dtype, name, _jit._target_machine(), _jit.CHECKED)
     if not code.startswith(b"\x7fELF"):
         pytest.skip("reads the symbol tables of ELF objects alone")

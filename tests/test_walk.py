@@ -139,7 +139,7 @@ def losses_of(x, kernel=None, threads=None, **run):
     executor = CpuBackend("float64", threads)
     executor.prepare(program, run["batch"])
     x = np.array(x, np.float64).reshape(-1, 1)
-    rescue = threading.Timer(20, executor._bind(program)._abort)  # workers that lose each other wait for ever
+    rescue = threading.Timer(20, executor.bind(program)._abort)  # workers that lose each other wait for ever
     rescue.start()
     try:
         return executor.run(program, {"x": x, "y": np.zeros_like(x)}, rows=len(x), **run)
