@@ -1,10 +1,12 @@
 """The command line: `python -m hotloop compare | show | warmup`."""
 
 import argparse
+import os
 import sys
 import time
 
 from .compare import compare, random_data, trainer
+from .errors import NonFiniteError
 from .layers import LAYERS, Dense
 from .losses import LOSSES
 from .optimizers import OPTIMIZERS
@@ -15,7 +17,10 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, OSError, NonFiniteError) as error:
+        if isinstance(error, BrokenPipeError):  # whoever read the output has gone, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         print(f"hotloop: {error}", file=sys.stderr)
         return 2
 

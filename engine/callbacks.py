@@ -2,6 +2,10 @@
 
 from typing import Any, Protocol
 
+from .checks import given
+
+_EVENTS = ("on_batch_chunk", "on_epoch_end")
+
 
 class Callback(Protocol):
     """Any object with some of these methods.
@@ -50,3 +54,22 @@ class ProgressBar:
         if logs["epoch"] + 1 - self._first >= self.epochs:
             self._bar.close()
             self._bar = None
+
+
+def check(callbacks):
+    """The callbacks as a tuple. Raises TypeError for what has neither of the protocol's methods."""
+    if not hasattr(callbacks, "__iter__"):
+        raise TypeError(f"callbacks must be a list of callbacks, got {given(callbacks)}")
+    callbacks = tuple(callbacks)
+    for place, callback in enumerate(callbacks):
+        if isinstance(callback, type) or not any(callable(getattr(callback, event, None)) for event in _EVENTS):
+            raise TypeError(f"callback {place} must be an object with {' or '.join(_EVENTS)}, got {given(callback)}")
+    return callbacks
+
+
+def notify(callbacks, event, trainer, logs):
+    """Call the method `event` of those callbacks that have it."""
+    for callback in callbacks:
+        method = getattr(callback, event, None)
+        if method is not None:
+            method(trainer, logs)

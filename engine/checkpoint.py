@@ -14,6 +14,7 @@ import shutil
 
 import numpy as np
 
+from .checks import given
 from .layers import LAYERS
 from .losses import LOSSES
 from .network import Sequential
@@ -37,6 +38,9 @@ def save(trainer, path):
     """
     from safetensors.numpy import save as serialize
 
+    if not isinstance(trainer, Trainer):
+        raise TypeError(f"save takes a Trainer, got {given(trainer)}; the parameters of a network alone are "
+                        "`net.state_dict()`, for safetensors or numpy.savez")
     state = trainer.state_dict()
     _check_finite(state)
     text = json.dumps(_describe(trainer), allow_nan=False)

@@ -1,5 +1,6 @@
 """Compares the cpu backend with the numpy backend, the judge: the same net on the same data, results and times."""
 
+import contextlib
 import statistics
 from dataclasses import dataclass
 
@@ -69,8 +70,8 @@ def compare(widths=(64, 128, 10), activation="ReLU", loss="CrossEntropyLoss", op
 
     activation, loss, optimizer: names of classes. lr: by default 0.1 for SGD, 0.001 for others. threads: of the cpu
     backend. tolerance: of all relative errors; by default 64 epsilon of the dtype at the start and 2**17 epsilon after
-    the steps. rounds: of the timing, in which the backends take turns. Raises ValueError and TypeError for arguments
-    that the classes do not take.
+    the steps. rounds: of the timing, in which the backends take turns; with threadpoolctl installed, a limit on threads
+    is one for NumPy's BLAS, too. Raises ValueError and TypeError for arguments that the classes do not take.
     """
     trainers = {name: trainer(widths, activation, loss, optimizer, lr, batch, dtype, threads, seed, name)
                 for name in BACKENDS}
@@ -138,10 +139,20 @@ def _train(trainer, X, y, steps):
 def _times(trainers, X, y, rounds):
     """Seconds of a step in each round; the backends take turns, so that a disturbance meets both."""
     seconds = {name: [] for name in trainers}
-    for _ in range(rounds):
-        for name, each in trainers.items():
-            seconds[name].append(each.fit(X, y).seconds[0] / -(-len(X) // each.batch_size))
+    with _blas(trainers["cpu"].threads):
+        for _ in range(rounds):
+            for name, each in trainers.items():
+                seconds[name].append(each.fit(X, y).seconds[0] / -(-len(X) // each.batch_size))
     return seconds
+
+
+def _blas(threads):
+    """Where threads are limited for us, the same limit for NumPy's BLAS, as far as there is a way to set it."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return contextlib.nullcontext()
+    return threadpool_limits(threads)
 
 
 def _differences(results, tolerance):

@@ -22,19 +22,30 @@ def features(x, columns, dtype, check_finite=True, name="X"):
 def targets(y, rows, loss, outputs, dtype, check_finite=True, name="y"):
     """The checked targets of `rows` predictions and their kind, "labels" (int64) or "target" (`dtype`, 2-D)."""
     if loss.op_for("labels") == "cross_entropy":
-        array = np.asarray(y)
+        array = _array(y, name)
         if array.ndim == 2 and array.shape[1] == outputs and outputs > 1:
-            return _matched(features(y, outputs, dtype, check_finite, name), rows, name), "target"
+            return _matched(_numbers(array, loss, outputs, dtype, check_finite, name), rows, name), "target"
         return _matched(_labels(array, outputs, name), rows, name), "labels"
     array = _real(y, name)
     if array.ndim == 1 and outputs == 1:
         array = array.reshape(-1, 1)
-    return _matched(features(array, outputs, dtype, check_finite, name), rows, name), "target"
+    return _matched(_numbers(array, loss, outputs, dtype, check_finite, name), rows, name), "target"
+
+
+def _numbers(array, loss, outputs, dtype, check_finite, name):
+    array = features(array, outputs, dtype, check_finite, name)
+    low, high = loss.target_range
+    if array.size and (array.min() < low or array.max() > high):  # NaN passes: it is check_finite's affair
+        row, column = np.unravel_index(int(((array < low) | (array > high)).argmax()), array.shape)
+        raise ValueError(f"targets of {type(loss).__name__} must lie between {low} and {high}, but {name} holds "
+                         f"{array[row, column]} in row {row}, column {column}")
+    return array
 
 
 def _matched(array, rows, name):
     if len(array) != rows:
-        raise ValueError(f"X has {rows} rows, but {name} has {len(array)} (shape {array.shape}): they must agree")
+        raise ValueError(f"{name.replace('y', 'X', 1)} has {rows} rows, but {name} has {len(array)} (shape "
+                         f"{array.shape}): they must agree")
     return array
 
 
@@ -51,11 +62,17 @@ def _labels(array, classes, name):
     return np.ascontiguousarray(array, np.int64)
 
 
-def _real(x, name):
+def _array(x, name):
+    if x is None:
+        raise TypeError(f"{name} must be an array, got None")
     try:
-        array = np.asarray(x)
+        return np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
+
+
+def _real(x, name):
+    array = _array(x, name)
     if array.dtype.kind not in "bfiu":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}: use {name}.astype(float)")
     return array

@@ -1,19 +1,9 @@
 """Layers: descriptions without arrays. A network gives them parameters, a graph gives them meaning."""
 
-import math
 from dataclasses import dataclass
 
+from . import checks
 from .initializers import INITIALIZERS
-
-
-def _whole(name, value):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    value = value.__index__()
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
-
 
 LAYERS: dict[str, type] = {}  # name -> class: what a network can hold and a checkpoint can name
 
@@ -34,11 +24,10 @@ class Dense:
 
     def __post_init__(self):
         """Check the arguments."""
-        object.__setattr__(self, "in_features", _whole("in_features", self.in_features))
-        object.__setattr__(self, "out_features", _whole("out_features", self.out_features))
-        if not isinstance(self.bias, bool):
-            raise TypeError(f"bias must be True or False, got {self.bias!r}")
-        if self.init not in INITIALIZERS:
+        object.__setattr__(self, "in_features", checks.integer("in_features", self.in_features, 1))
+        object.__setattr__(self, "out_features", checks.integer("out_features", self.out_features, 1))
+        object.__setattr__(self, "bias", checks.switch("bias", self.bias))
+        if not isinstance(self.init, str) or self.init not in INITIALIZERS:
             raise ValueError(f"unknown init {self.init!r}: choose one of {', '.join(INITIALIZERS)}")
 
     def parameters(self):
@@ -104,11 +93,7 @@ class LeakyReLU(Activation):
 
     def __post_init__(self):
         """Check the slope."""
-        if isinstance(self.negative_slope, bool | str) or not hasattr(self.negative_slope, "__float__"):
-            raise TypeError(f"negative_slope must be a number, got {self.negative_slope!r}")
-        object.__setattr__(self, "negative_slope", float(self.negative_slope))
-        if not math.isfinite(self.negative_slope):
-            raise ValueError(f"negative_slope must be finite, got {self.negative_slope}")
+        object.__setattr__(self, "negative_slope", checks.number("negative_slope", self.negative_slope))
 
     def attributes(self):
         """The slope."""

@@ -1,5 +1,6 @@
 """Losses: descriptions. Formulas, gradients and reductions stand in `hotloop.kernels.losses`."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -13,6 +14,8 @@ class _Loss:
         """Check the reduction."""
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum", got {self.reduction!r}: training needs one number')
+
+    target_range = -math.inf, math.inf
 
     def apply(self, graph, prediction, kind):
         """Append target and loss to `graph`; `kind` is "labels" or "target"."""
@@ -49,6 +52,7 @@ class BCEWithLogitsLoss(_Loss):
     """
 
     op = "bce_with_logits_loss"
+    target_range = 0, 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class CrossEntropyLoss(_Loss):
 
     Targets are class indices (batch,) or a distribution over the classes for each row (batch, classes).
     """
+
+    target_range = 0, math.inf
 
     def op_for(self, kind):
         """One op for class indices, one for distributions."""

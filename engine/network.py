@@ -1,7 +1,10 @@
 """Networks: layers in a row, with parameters drawn from a seed."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from . import checks
 from .graph import Graph
 from .initializers import initialize
 from .layers import LAYERS, Dense
@@ -18,8 +21,10 @@ class Sequential:
 
     def __init__(self, *layers, seed=0):
         for place, layer in enumerate(layers):
-            if type(layer) not in LAYERS.values():
-                raise TypeError(f"layer {place} is no layer but {layer!r}: use {', '.join(LAYERS)}")
+            if isinstance(layer, list | tuple):
+                raise TypeError(f"layer {place} is a {type(layer).__name__}: give the layers one by one, "
+                                "Sequential(*layers)")
+            checks.kind(f"layer {place}", layer, LAYERS)
             if isinstance(layer, Dense) and any(layer is other for other in layers[:place]):
                 raise ValueError(f"layer {place} stands in the network twice: make a new Dense for each place")
         dense = [(place, layer) for place, layer in enumerate(layers) if isinstance(layer, Dense)]
@@ -29,9 +34,7 @@ class Sequential:
             if left.out_features != right.in_features:
                 raise ValueError(f"layer {after} takes {right.in_features} features, but layer {before} gives "
                                  f"{left.out_features}: make them equal")
-        if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
-            raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
-        self.layers, self.seed = layers, seed.__index__()
+        self.layers, self.seed = layers, checks.integer("seed", seed, 0)
         self.in_features, self.out_features = dense[0][1].in_features, dense[-1][1].out_features
         self.shapes = {f"{place}.{name}": shape for place, layer in dense for name, shape in layer.parameters().items()}
         self.owner = None  # the trainer that holds the parameters, once there is one
@@ -40,6 +43,11 @@ class Sequential:
     def __repr__(self):
         """The call that makes this network."""
         return f"Sequential({', '.join(map(repr, self.layers))}, seed={self.seed})"
+
+    def __getstate__(self):
+        """Copies and pickles hold the parameters, not the trainer."""
+        values = self._values if self.owner is None else self.state_dict()
+        return vars(self) | {"owner": None, "_values": values}
 
     def state_dict(self):
         """Copies of the parameters by name, in torch's order and shapes."""
@@ -56,6 +64,8 @@ class Sequential:
         Raises KeyError for missing or unknown names, ValueError for other shapes or values that are not finite,
         TypeError for what are no real numbers; then nothing was changed.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"a state_dict must map names to arrays, got {state!r}")
         missing, unknown = self.shapes.keys() - state.keys(), state.keys() - self.shapes.keys()
         if missing or unknown:
             raise KeyError(f"state_dict misses {sorted(missing)} and has unknown {sorted(unknown)}: "

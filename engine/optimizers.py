@@ -1,18 +1,8 @@
 """Optimizers: settings, checked. Formulas and kernels stand in `hotloop.kernels.optimizers`."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-
-def _number(name, value, low=None, open_low=False, high=None):
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    value = float(value)
-    allowed = f"{'more than' if open_low else 'at least'} {low}"
-    allowed += f" and less than {high}" if high is not None else ""
-    if not math.isfinite(value) or value < low or (open_low and value == low) or (high is not None and value >= high):
-        raise ValueError(f"{name} must be finite and {allowed}, got {value}")
-    return value
+from . import checks
 
 
 class _Optimizer:
@@ -22,6 +12,9 @@ class _Optimizer:
 
     def __setattr__(self, name, value):
         """Check every setting, also one that is changed during training."""
+        settings = [field.name for field in fields(self)]
+        if name not in settings:
+            raise AttributeError(f"{type(self).__name__} has no setting {name!r}, only {', '.join(settings)}")
         super().__setattr__(name, self._checked(name, value))
 
 
@@ -46,10 +39,8 @@ class SGD(_Optimizer):
 
     def _checked(self, name, value):
         if name == "nesterov":
-            if not isinstance(value, bool):
-                raise TypeError(f"nesterov must be True or False, got {value!r}")
-            return value
-        return _number(name, value, 0, open_low=name == "lr", high=1 if name == "momentum" else None)
+            return checks.switch(name, value)
+        return checks.number(name, value, 0, below=1 if name == "momentum" else None, open_low=name == "lr")
 
     def states(self):
         """Names of the states in checkpoints, in the order of the op's."""
@@ -79,8 +70,8 @@ class Adam(_Optimizer):
         if name == "betas":
             if not hasattr(value, "__len__") or len(value) != 2:
                 raise ValueError(f"betas must be two numbers, got {value!r}")
-            return tuple(_number(f"betas[{i}]", beta, 0, high=1) for i, beta in enumerate(value))
-        return _number(name, value, 0, open_low=name == "lr")
+            return tuple(checks.number(f"betas[{i}]", beta, 0, below=1) for i, beta in enumerate(value))
+        return checks.number(name, value, 0, open_low=name == "lr")
 
     def states(self):
         """Names of the states in checkpoints, torch's, in the order of the op's."""

@@ -87,8 +87,8 @@ class Block:
     outputs: int
 
     def __repr__(self):
-        """The block as `weight[out, in] + bias`."""
-        return f"{self.weight}[{self.outputs}, {self.inputs}]" + (f" + {self.bias}" if self.bias else "")
+        """The block as `weight[out, in], bias[out]`."""
+        return f"{self.weight}[{self.outputs}, {self.inputs}]" + (f", {self.bias}[{self.outputs}]" if self.bias else "")
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,11 @@ class Program:
         return places, offset
 
     def __str__(self):
-        """One line an instruction, grouped by phase."""
-        lines, phase = [], None
+        """What the arena holds, then one line an instruction, grouped by phase; B is the number of rows."""
+        kept = [f"{count} {what}{'s' * (count > 1)}" for count, what in
+                ((self.states, "optimizer state"), (int(self.keeps_gradient), "gradient")) if count]
+        lines, phase = [f"{self.layout.dtype}, arena: {' + '.join(['parameters', *kept])} of {self.elements:,} numbers "
+                        f"with padding, {len(self.buffers)} buffers"], None
         for instruction in self.instructions:
             if instruction.phase != phase:
                 phase = instruction.phase

@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
-from . import autodiff, data
+from . import autodiff, checks, data
+from .callbacks import check, notify
 from .errors import NonFiniteError
 from .history import History
 from .interrupts import deferred_interrupts
@@ -34,29 +36,43 @@ class Trainer:
 
     def __init__(self, net, loss, optimizer, batch_size=32, backend="cpu", threads=None, dtype="float32", seed=0,
                  shuffle=True, check_finite=True):
-        for name, value, kinds in (("net", net, {"Sequential": Sequential}), ("loss", loss, LOSSES),
-                                   ("optimizer", optimizer, OPTIMIZERS)):
-            if type(value) not in kinds.values():
-                raise TypeError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
+        checks.kind("net", net, {"Sequential": Sequential})
+        checks.kind("loss", loss, LOSSES)
+        checks.kind("optimizer", optimizer, OPTIMIZERS)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
         known = {name for kind in (np.float32, np.float64) for name in (np.dtype(kind).name, kind, np.dtype(kind))}
         if not isinstance(dtype, str | type | np.dtype) or dtype not in known:
             raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
         self.net, self.loss, self.optimizer = net, loss, optimizer
-        self.batch_size = _integer("batch_size", batch_size, 1)
-        self.threads = None if threads is None else _integer("threads", threads, 1, 1024)
-        self.seed = _integer("seed", seed, 0)
+        self.batch_size = checks.integer("batch_size", batch_size, 1)
+        self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
+        self.seed = checks.integer("seed", seed, 0)
         self.backend, self.dtype = backend, np.dtype(dtype)
-        for name, value in (("shuffle", shuffle), ("check_finite", check_finite)):
-            if not isinstance(value, bool | np.bool_):
-                raise TypeError(f"{name} must be True or False, got {value!r}")
-        self.shuffle, self.check_finite = bool(shuffle), bool(check_finite)
+        self.shuffle, self.check_finite = checks.switch("shuffle", shuffle), checks.switch("check_finite", check_finite)
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
         self._stopped, self._programs, self._step_seconds = False, {}, None
         self._states = self.optimizer.states()
         self._backend = None
+
+    def __repr__(self):
+        """The call that makes this trainer, and where training stands."""
+        settings = ("loss", "optimizer", "batch_size", "backend", "threads", "seed", "shuffle", "check_finite")
+        return (f"Trainer({self.net!r}, {', '.join(f'{name}={getattr(self, name)!r}' for name in settings)}, "
+                f"dtype='{self.dtype}')  # epoch {self.epoch}, {self.updates} updates")
+
+    def __getstate__(self):
+        """Copies and pickles hold parameters and states, and go on from here bit for bit."""
+        state = None if self._backend is None else self.state_dict()
+        return vars(self) | {"_backend": None, "_programs": {}, "_step_seconds": None}, state
+
+    def __setstate__(self, saved):
+        """Take over what `__getstate__` gave."""
+        attributes, state = saved
+        vars(self).update(attributes)
+        if state is not None:
+            self.load_state_dict(state)
 
     # training
 
@@ -69,16 +85,14 @@ class Trainer:
         Raises ValueError and TypeError for data that do not fit, before anything was changed; NonFiniteError where
         the loss or an update is not finite; KeyboardInterrupt soon after Ctrl-C, between two steps.
         """
-        epochs = _integer("epochs", epochs, 0)
+        epochs = checks.integer("epochs", epochs, 0)
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         y, kind = self._targets(y, len(X))
         if not len(X):
             raise ValueError("fit needs at least one row, got X of shape " + str(X.shape))
         if validation_data is not None:
             self._check_validation(validation_data)
-        if not hasattr(callbacks, "__iter__"):
-            raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}")
-        callbacks = tuple(callbacks)
+        callbacks = check(callbacks)
         program = self._program("train", kind, min(self.batch_size, len(X)))
         if len(X) != self._rows:
             self._position, self._loss_sum = 0, 0.0
@@ -96,7 +110,7 @@ class Trainer:
                 for name, value in self.evaluate(*validation_data).items():
                     logs[f"val_{name}"] = value
                     getattr(history, f"val_{name}").append(value)
-            _notify(callbacks, "on_epoch_end", self, logs)
+            notify(callbacks, "on_epoch_end", self, logs)
             if self._stopped:
                 break
         return history
@@ -141,7 +155,7 @@ class Trainer:
                 if self._position == batches:
                     self._finished = logs["loss"]
                     self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
-            _notify(callbacks, "on_batch_chunk", self, logs)
+            notify(callbacks, "on_batch_chunk", self, logs)
             if self._stopped or self._position == 0:
                 return
 
@@ -264,9 +278,12 @@ class Trainer:
         """Take over what `state_dict` gave; the errors are those of `Sequential.load_state_dict`."""
         names = {f"optimizer.{kept}.{name}": (f"state {i}", name)
                  for i, kept in enumerate(self._states) for name in self.net.shapes}
+        if not isinstance(state, Mapping):
+            raise TypeError(f"a state_dict must map names to arrays, got {state!r}")
         missing = names.keys() - state.keys()
         if missing:
-            raise KeyError(f"state_dict misses {sorted(missing)}")
+            raise KeyError(f"state_dict misses {sorted(missing)}: for the parameters alone there is "
+                           "trainer.net.load_state_dict")
         states = {key: np.asarray(state[key]) for key in names}
         for key, (_, name) in names.items():
             if states[key].shape != self.net.shapes[name] or states[key].dtype.kind != "f":
@@ -286,7 +303,7 @@ class Trainer:
 
     def resume(self, progress):
         """Go on from what `progress` gave. Raises TypeError and ValueError for numbers that cannot be a progress."""
-        epoch, updates, position, rows = (_integer(name, progress[name], 0)
+        epoch, updates, position, rows = (checks.integer(name, progress[name], 0)
                                           for name in ("epoch", "updates", "position", "rows"))
         if max(epoch, updates, rows) >= 2**53:
             raise ValueError(f"epoch, updates and rows must be less than 2**53, got {epoch}, {updates}, {rows}")
@@ -364,21 +381,3 @@ class Trainer:
         from .cpu_backend import layout
 
         return layout(self.dtype)
-
-
-def _integer(name, value, low, high=None):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    value = value.__index__()
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-    if high is not None and value > high:
-        raise ValueError(f"{name} must be at most {high}, got {value}")
-    return value
-
-
-def _notify(callbacks, event, trainer, logs):
-    for callback in callbacks:
-        method = getattr(callback, event, None)
-        if method is not None:
-            method(trainer, logs)

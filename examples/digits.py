@@ -83,14 +83,14 @@ def draw(history):
 
 def parse():
     parser = argparse.ArgumentParser(description="Train on scikit-learn's digits and compare with plain NumPy.")
-    parser.add_argument("--backend", default="cpu", help="what trains: cpu or numpy")
+    parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu", help="what trains")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1, help="one is best for a net as small as this")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     options = parser.parse_args()
-    if options.epochs < 1:
-        parser.error("--epochs must be at least 1")
+    if options.epochs < 1 or options.threads < 1:
+        parser.error("--epochs and --threads must be at least 1")
     return options
 
 

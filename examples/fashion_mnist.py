@@ -126,7 +126,7 @@ def race(options, X, y, rounds=3):
 def parse():
     parser = argparse.ArgumentParser(description="Train on Fashion-MNIST.")
     parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of the four IDX files")
-    parser.add_argument("--backend", default="cpu", help="what trains: cpu or numpy")
+    parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu", help="what trains")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, help="by default as many as the work is worth")
     parser.add_argument("--seed", type=int, default=0)

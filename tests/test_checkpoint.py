@@ -1,6 +1,7 @@
 """Checkpoints: training continues bit for bit; no file, fault or crash does worse than a clear error."""
 
 import contextlib
+import copy
 import json
 import os
 import pickle
@@ -111,6 +112,27 @@ def test_saving_changes_nothing(path, monkeypatch):
     plain.fit(X, y, epochs=2)
     saving.fit(X, y, epochs=2, callbacks=[type("Save", (), {"on_batch_chunk": lambda _, t, logs: hl.save(t, path)})()])
     assert_same(plain, saving)
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing))}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+def test_a_copy_goes_on_alone(monkeypatch, backend, copied):
+    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+    X, y = data()
+    trainer = make(backend=backend)
+    assert_same(copied(trainer), trainer)
+    trainer.fit(X, y, callbacks=[type("Stop", (), {"on_batch_chunk": lambda _, t, logs: t.stop()})()])
+    other, net = copied(trainer), copied(trainer.net)
+    before = {name: value.astype(float) for name, value in trainer.net.state_dict().items()}
+    assert_same(other, trainer)
+    trainer.fit(X, y, epochs=2)
+    other.fit(X, y, epochs=2)
+    assert_same(other, trainer)
+    assert all(np.array_equal(value, before[name]) for name, value in net.state_dict().items())
+    assert repr(other) == repr(trainer) and "epoch 2, " in repr(trainer)
 
 
 def test_other_backend_and_threads(path):
@@ -236,6 +258,8 @@ def test_refuses_to_save(path):
         hl.save(trainer, path.parent)
     with pytest.raises(FileNotFoundError):
         hl.save(trainer, path.parent / "none" / "model")
+    with pytest.raises(TypeError, match=r"Trainer.*net\.state_dict"):
+        hl.save(trainer.net, path)
     trainer.write_parameter("0.weight", np.full((1, 5), np.inf))
     with pytest.raises(ValueError, match=r"0\.weight"):
         hl.save(trainer, path)

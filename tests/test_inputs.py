@@ -125,8 +125,9 @@ def test_every_form_of_memory(backend, dtype, form, kind):
 
 
 def test_one_output_takes_targets_without_a_second_dimension(backend):
-    check_same_results(backend, "float32", X, LABELS, X, LABELS[:, None].astype(np.float32),
-                       loss=hl.BCEWithLogitsLoss(), outputs=1)
+    bits = LABELS % 2
+    check_same_results(backend, "float32", X, bits, X, bits[:, None].astype(np.float32), loss=hl.BCEWithLogitsLoss(),
+                       outputs=1)
 
 
 def test_outputs_are_new_arrays_of_the_trainers_dtype(backend):
@@ -176,7 +177,7 @@ BAD_FEATURES = {
     "text": (X.astype(str), TypeError, "real numbers", "astype"),
     "dates": (X.astype("datetime64[s]"), TypeError, "real numbers", "datetime64"),
     "rows of several lengths": ([[1.0] * INPUTS, [1.0]], ValueError, "X", "array"),
-    "None": (None, TypeError, "real numbers", "object"),
+    "None": (None, TypeError, "X", "array", "None"),
 }
 BAD_LABELS = {
     **{f"label {label}": (np.where(LABELS == 1, label, LABELS), ValueError, f"label {label}", "row 1", "0 ... 2")
@@ -191,7 +192,10 @@ BAD_LABELS = {
     "probabilities of other classes": (np.ones((ROWS, 4)), TypeError, "(rows, 3)", "(13, 4)"),
     "NaN probability": (np.where(NUMBERS == 1, np.nan, NUMBERS), ValueError, "nan", "row 12", "column 2"),
     "text": (LABELS.astype(str), TypeError, "integers"),
-    "None": (None, TypeError, "integers", "object"),
+    "None": (None, TypeError, "y", "array", "None"),
+    "rows of several lengths": ([[1.0] * CLASSES, [1.0]], ValueError, "y", "array"),
+    "a negative probability": (np.where(np.eye(CLASSES)[LABELS] > 0, 1.5, -0.5), ValueError, "between 0", "-0.5",
+                               "row 0", "column 1"),
 }
 BAD_TARGETS = {
     "one dimension": (NUMBERS[:, 0], ValueError, "(rows, 3)", "(13,)"),
@@ -199,6 +203,12 @@ BAD_TARGETS = {
     "too few": (NUMBERS[:-1], ValueError, "13", "12"),
     "NaN": (np.where(NUMBERS == 1, np.nan, NUMBERS), ValueError, "nan", "y", "row 12", "column 2"),
     "complex numbers": (NUMBERS.astype(complex), TypeError, "real numbers", "complex128"),
+    "None": (None, TypeError, "y", "array", "None"),
+}
+BAD_BITS = {
+    "labels of -1 and 1": (np.where(np.eye(CLASSES)[LABELS] > 0, 1, -1), ValueError, "between 0 and 1", "-1.0", "row 0",
+                           "column 1"),
+    "pixels": (255 * np.eye(CLASSES)[LABELS], ValueError, "BCEWithLogitsLoss", "between 0 and 1", "255.0", "row 0"),
 }
 
 
@@ -217,7 +227,8 @@ def test_bad_features(no_kernel, backend, method, case):
 
 
 @pytest.mark.parametrize(("loss", "case"), [(hl.CrossEntropyLoss(), case) for case in BAD_LABELS.items()]
-                         + [(hl.MSELoss(), case) for case in BAD_TARGETS.items()], ids=lambda value: value[0]
+                         + [(hl.MSELoss(), case) for case in BAD_TARGETS.items()]
+                         + [(hl.BCEWithLogitsLoss(), case) for case in BAD_BITS.items()], ids=lambda value: value[0]
                          if isinstance(value, tuple) else type(value).__name__)
 @pytest.mark.parametrize("method", ["fit", "step", "gradients", "evaluate"])
 def test_bad_targets(no_kernel, backend, method, loss, case):
@@ -234,7 +245,8 @@ VALIDATIONS = {
     "other columns": ((X[:, :4], LABELS), ValueError, "validation_data", "(13, 4)"),
     "NaN": ((holding(np.nan), LABELS), ValueError, "validation_data", "row 7"),
     "unknown label": ((X, LABELS + 1), ValueError, "validation_data", "label 3", "row 2"),
-    "other lengths": ((X, LABELS[1:]), ValueError, "validation_data", "13", "12"),
+    "other lengths": ((X, LABELS[1:]), ValueError, "X of validation_data has 13", "y of validation_data has 12"),
+    "no labels": ((X, None), TypeError, "y of validation_data", "None"),
     "no rows": ((X[:0], LABELS[:0]), ValueError, "validation_data", "at least one row"),
     "no targets": ((X,), ValueError, "validation_data", "(X, y)"),
     "three parts": ((X, LABELS, LABELS), ValueError, "validation_data", "(X, y)"),
@@ -253,6 +265,9 @@ def test_bad_validation_data(no_kernel, backend, case):
     ({"epochs": 1.5}, TypeError, ["epochs", "integer", "1.5"]),
     ({"epochs": True}, TypeError, ["epochs", "integer", "True"]),
     ({"callbacks": SimpleNamespace()}, TypeError, ["callbacks"]),
+    ({"callbacks": [SimpleNamespace(on_epoch_ends=print)]}, TypeError, ["callback 0", "chunk or on_epoch_end"]),
+    ({"callbacks": [hl.ProgressBar]}, TypeError, ["callback 0", "write ProgressBar(...)"]),
+    ({"callbacks": hl.ProgressBar}, TypeError, ["callbacks", "ProgressBar"]),
 ], ids=str)
 def test_bad_arguments_of_fit(no_kernel, backend, options, kind, words):
     refused(lambda: make(backend).fit(X, LABELS, **options), kind, *words)
@@ -287,6 +302,7 @@ CONSTRUCTIONS = [
     (lambda: hl.Dense(2, True), TypeError, "out_features", "integer", "True"),
     (lambda: hl.Dense(2, 3, bias="no"), TypeError, "bias", "True or False", "'no'"),
     (lambda: hl.Dense(2, 3, init="zeros"), ValueError, "'zeros'", "torch", "he_normal", "glorot_uniform"),
+    (lambda: hl.Dense(2, 3, init=["torch"]), ValueError, "['torch']", "he_normal"),
     (lambda: hl.LeakyReLU("0.1"), TypeError, "negative_slope", "number", "'0.1'"),
     (lambda: hl.LeakyReLU(True), TypeError, "negative_slope", "number", "True"),
     (lambda: hl.LeakyReLU(np.nan), ValueError, "negative_slope", "finite", "nan"),
@@ -298,7 +314,7 @@ CONSTRUCTIONS = [
     *[(lambda kind=kind, lr=lr: kind(lr=lr), ValueError, "lr", "more than 0", str(float(lr)))
       for kind in (hl.SGD, hl.Adam, hl.AdamW) for lr in (0, -1e-3, np.nan, np.inf)],
     *[(lambda kind=kind, lr=lr: kind(lr=lr), TypeError, "lr", "number", repr(lr))
-      for kind in (hl.SGD, hl.Adam, hl.AdamW) for lr in ("0.1", None, True, 1j)],
+      for kind in (hl.SGD, hl.Adam, hl.AdamW) for lr in ("0.1", None, True, 1j, np.array([0.1]))],
     *[(lambda kind=kind: kind(weight_decay=-0.1), ValueError, "weight_decay", "at least 0", "-0.1")
       for kind in (hl.SGD, hl.Adam, hl.AdamW)],
     (lambda: hl.SGD(momentum=1), ValueError, "momentum", "less than 1", "1.0"),
@@ -317,13 +333,14 @@ CONSTRUCTIONS = [
     (lambda: hl.Sequential(hl.ReLU()), ValueError, "at least one Dense"),
     (lambda: hl.Sequential(hl.Dense(2, 3), hl.Dense(4, 2)), ValueError, "layer 1", "4", "layer 0", "3"),
     (lambda: hl.Sequential(hl.Dense(2, 3), np.tanh), TypeError, "layer 1", "tanh", "Dense"),
-    (lambda: hl.Sequential(hl.Dense), TypeError, "layer 0", "Dense"),
+    (lambda: hl.Sequential(hl.Dense), TypeError, "layer 0", "write Dense(...)"),
+    (lambda: hl.Sequential([hl.Dense(2, 3), hl.ReLU()]), TypeError, "layer 0", "list", "Sequential(*layers)"),
     (lambda: hl.Sequential(*[hl.Dense(2, 2)] * 2), ValueError, "layer 1", "twice"),
     (lambda: hl.Sequential(hl.Dense(2, 2), seed=-1), ValueError, "seed", "at least 0", "-1"),
     (lambda: hl.Sequential(hl.Dense(2, 2), seed=0.5), (TypeError, ValueError), "seed", "integer", "0.5"),
     (trainer_of(net=[hl.Dense(2, 2)]), TypeError, "net", "Sequential"),
     (trainer_of(loss="mse"), TypeError, "loss", "MSELoss", "'mse'"),
-    (trainer_of(loss=hl.MSELoss), TypeError, "loss", "MSELoss", "class"),
+    (trainer_of(loss=hl.MSELoss), TypeError, "loss", "write MSELoss(...)"),
     (trainer_of(optimizer="adam"), TypeError, "optimizer", "Adam", "'adam'"),
     *[(trainer_of(batch_size=size), kind, "batch_size", word, repr(size)) for size, kind, word in
       ((0, ValueError, "at least 1"), (-5, ValueError, "at least 1"), (2.0, TypeError, "integer"),
@@ -353,6 +370,7 @@ def test_bad_construction(call, kind, words):
 def test_settings_are_checked_when_they_change(optimizer):
     refused(lambda: setattr(optimizer, "lr", -1), ValueError, "lr", "more than 0", "-1.0")
     refused(lambda: setattr(optimizer, "weight_decay", "1"), TypeError, "weight_decay", "number", "'1'")
+    refused(lambda: setattr(optimizer, "learning_rate", 0.1), AttributeError, "learning_rate", "lr", "weight_decay")
     assert (optimizer.lr, optimizer.weight_decay) == (1e-3, type(optimizer)().weight_decay)
 
 

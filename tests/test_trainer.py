@@ -189,7 +189,7 @@ class OnlyChunks:
 
 def test_both_methods_are_optional(backend, step_by_step):
     epochs, chunks = OnlyEpochs(), OnlyChunks()
-    make(backend).fit(*data(), epochs=2, callbacks=(epochs, object(), chunks))
+    make(backend).fit(*data(), epochs=2, callbacks=(epochs, chunks))
     assert epochs.seen == [1, 2] and chunks.seen == list(range(1, 15))
 
 
@@ -361,6 +361,15 @@ BAD_STATES = {
     "text in a state": (lambda s: s.update({"optimizer.exp_avg.2.bias": np.zeros(OUTPUTS, str)}),
                         (TypeError, ValueError), "exp_avg.2.bias"),
 }
+
+
+def test_parameters_alone_are_the_networks_state(backend):
+    trainer = make(backend)
+    with pytest.raises(KeyError, match=r"exp_avg.*net\.load_state_dict"):
+        trainer.load_state_dict(trainer.net.state_dict())
+    for place in (trainer, trainer.net):
+        with pytest.raises(TypeError, match="names to arrays"):
+            place.load_state_dict([1])
 
 
 @pytest.mark.parametrize("case", BAD_STATES)
