@@ -163,15 +163,18 @@ def worker(name, workload, optimizer):
 
 
 def check(workload, optimizer):
-    """Compare ten losses with the numpy backend in float64; return the largest relative difference."""
+    """Compare ten losses with the numpy backend in float64; return the largest relative difference.
+
+    NumPy in float32 says how far rounding carries: Adam divides a gradient by its own size, however small.
+    """
     widths, batch = WORKLOADS[workload]
     X, y = data(widths, batch, 10)
     losses = []
-    for options in ({"backend": "cpu"}, {"backend": "numpy", "dtype": "float64"}):
+    for options in ({"backend": "cpu"}, {"backend": "numpy"}, {"backend": "numpy", "dtype": "float64"}):
         net = trainer(widths, batch, optimizer, **options)
         losses.append([net.step(X[i : i + batch], y[i : i + batch]) for i in range(0, len(X), batch)])
-    error = np.max(np.abs(np.subtract(*losses)) / np.abs(losses[1]))
-    if not error < 1e-5:
+    error, rounding = (np.max(np.abs(np.subtract(losses[i], losses[2])) / np.abs(losses[2])) for i in (0, 1))
+    if not error < max(1e-5, 3 * rounding):
         raise SystemExit(f"{workload}: losses differ from the reference by {error:.1e}; nothing was timed")
     return error
 

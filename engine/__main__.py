@@ -84,15 +84,19 @@ def _show(options):
 
 
 def _warmup(options):
-    from hotloop.kernels import _jit
+    from hotloop.kernels import _ahead, _jit, _target
 
+    started = time.perf_counter()
     todo = [(kernel, dtype) for dtype in options.dtype for kernel in _kernels(dtype)]
-    for number, (kernel, dtype) in enumerate(todo, 1):
-        known, started = len(_jit.compiled), time.perf_counter()
+    if _jit.folder() is None:
+        raise OSError("there is no cache folder that is yours alone: name one in HOTLOOP_CACHE_DIR")
+    count = len(_jit.missing(todo))
+    print(f"compiling {count} kernels; the cache folder is {_jit.folder()}", flush=True)
+    _ahead.compile_ahead(todo, _target.cores(), lambda name, seconds: print(
+        f"{len(_jit.compiled):4d}/{count}  {name.removeprefix('hotloop_'):54} {seconds:5.2f} s", flush=True))
+    for kernel, dtype in todo:
         _jit.address(kernel, dtype)
-        how = "compiled" if len(_jit.compiled) > known else "ready"
-        print(f"{number:3d}/{len(todo)}  {_jit.symbol(kernel, dtype).removeprefix('hotloop_'):48} {how:8} "
-              f"{time.perf_counter() - started:5.2f} s", flush=True)
+    print(f"all kernels are ready after {time.perf_counter() - started:.1f} s")
     return 0
 
 

@@ -4,8 +4,8 @@ import struct
 
 import numpy as np
 
-from hotloop.kernels import _context, _jit, walk
-from hotloop.kernels._target import host
+from hotloop.kernels import _ahead, _context, _jit, walk
+from hotloop.kernels._target import cores, host
 
 from . import team
 from .program import Block, Buffer, External, Instruction, Layout
@@ -108,6 +108,8 @@ class _Bound:
         chained = [value for instruction in program.instructions for value in instruction.operands.values()
                    if isinstance(value, Instruction)]
         self.rows = program.instructions + chained
+        _ahead.compile_ahead([(instruction.kernel, self.dtype) for instruction in self.rows]
+                             + [(walk.walk, np.dtype(np.float32))])
         kernels = [_jit.operands(instruction.kernel) for instruction in self.rows]
         self.width = _jit.HEADER + max(map(len, kernels), default=0)
         self.table = np.zeros((len(self.rows), self.width), np.int64)
@@ -202,7 +204,7 @@ class _Bound:
         if threads is not None:
             return threads
         work = self.program.flops * batch
-        return int(max(1, min(team.cores(), work // _WORK_PER_WORKER)))
+        return int(max(1, min(cores(), work // _WORK_PER_WORKER)))
 
     def _make_contexts(self, workers):
         """One block of cells and one scratch for each worker, and the constants that all read."""

@@ -46,6 +46,10 @@ class Cache:
         head, code = content[: len(_MAGIC) + 32], content[len(_MAGIC) + 32 :]
         return code if code and head == _MAGIC + hashlib.sha256(code).digest() else None
 
+    def holds(self, key):
+        """Whether there is an entry, sound or not."""
+        return self.folder is not None and (self.folder / f"{key}.o").exists()
+
     def write(self, key, code):
         """Store `code` under `key`; other processes see the whole entry or none."""
         if self.folder is None:

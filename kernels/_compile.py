@@ -2,7 +2,6 @@
 
 import types as python_types
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite import ir
@@ -34,14 +33,12 @@ def compile_object(function, dtype, name, machine, checked):
     """
     bindings = host().bindings(dtype)
     bound = _Specializer(bindings, Lowering(bindings, checked), dtype).bind(function)
-    module = llvm.parse_assembly(_optimized(bound, signature(function), name))
-    module.verify()
-    return machine.emit_object(module)
+    return machine.emit_object(_optimized(bound, signature(function), name))
 
 
 @global_compiler_lock
 def _optimized(function, kind, name):
-    """LLVM assembly of `function` behind its two entries."""
+    """The LLVM module of `function` behind its two entries."""
     typing, target = cpu_target.typing_context, cpu_target.target_context
     typing.refresh()
     target.refresh()
@@ -75,8 +72,9 @@ def _optimized(function, kind, name):
     library.add_ir_module(module)
     if hasattr(library.codegen, "_pass_builder"):
         library._optimize_final_module = lambda: _optimize(library)
+    library._finalize_final_module = lambda: None  # not into Numba's own memory, which would want the other kernels
     library.finalize()
-    return library.get_llvm_str()
+    return library._final_module
 
 
 def _optimize(library):

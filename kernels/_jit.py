@@ -36,12 +36,14 @@ if hasattr(os, "register_at_fork"):  # a fork waits for a compilation, whose loc
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _loaded = {}  # symbol -> address
 HEADER = 4  # cells of a row before the operands: kernel address, units, cost of a unit, cost before this row
-compiled = []  # symbols compiled, not loaded from disk, by this process; tests and `warmup` read it
+compiled = []  # symbols compiled, not loaded from disk, by this process and its helpers; tests and `warmup` read it
+kernels = []  # every function that was marked
 
 
 def kernel(function):
     """Mark a function as compiled on its own and called by address or by symbol."""
     function.is_kernel = True
+    kernels.append(function)
     return function
 
 
@@ -73,21 +75,45 @@ def _load(function, dtype):
     if name not in _loaded:
         for other in _externals(function):
             _load(other, dtype)
-        key = _key(name)
-        code = _disk().read(key)
-        engine = None
-        if code is not None:
-            engine = _link(code)
-        if engine is None:
-            from . import _compile
-
-            code = _compile.compile_object(function, dtype, name, _target_machine(), CHECKED)
-            compiled.append(name)
-            _disk().write(key, code)
-            engine = _link(code)
+        code = _disk().read(key(name))
+        engine = _link(build(function, dtype) if code is None else code)
         _loaded[name] = engine.get_function_address(name)
         llvm.add_symbol(f"{name}_direct", engine.get_function_address(f"{name}_direct"))
     return _loaded[name]
+
+
+def build(function, dtype):
+    """Compile a kernel; its object code goes to disk and is returned."""
+    from . import _compile
+
+    dtype, name = np.dtype(dtype), symbol(function, dtype)
+    with _lock:
+        code = _compile.compile_object(function, dtype, name, _target_machine(), CHECKED)
+        compiled.append(name)
+        _disk().write(key(name), code)
+    return code
+
+
+def missing(wanted):
+    """Those of `wanted`, pairs of function and dtype, and of what they call, that are neither loaded nor on disk."""
+    found = {}
+    todo = list(wanted)
+    for function, dtype in todo:
+        name = symbol(function, dtype)
+        if name not in found and name not in _loaded:
+            found[name] = function, np.dtype(dtype)
+            todo += [(other, dtype) for other in _externals(function)]
+    return [job for name, job in found.items() if not _disk().holds(key(name))]
+
+
+def extent(function):
+    """How much code a kernel is compiled from."""
+    return sum(len(part.__code__.co_code) for part in _reached(function) if part is function or is_helper(part))
+
+
+def folder():
+    """Where object code is kept, or None."""
+    return _disk().folder
 
 
 def _externals(function):
@@ -163,7 +189,7 @@ def _surroundings():
     return digest
 
 
-def _key(name):
+def key(name):
     """The name of a kernel's entry on disk: a digest of everything that its object code depends on."""
     digest = _surroundings().copy()
     digest.update(name.encode())

@@ -117,7 +117,7 @@ def test_kernels_of_one_name_do_not_collide(start_between, restart, run):
 def key(monkeypatch):
     """Gives the name of a kernel's entry under the circumstances of the moment."""
     monkeypatch.setattr(_jit, "_surroundings", _jit._surroundings.__wrapped__)
-    return lambda: _jit._key("name")
+    return lambda: _jit.key("name")
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in _jit._FOLDER.glob("*.py")))

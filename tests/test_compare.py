@@ -113,9 +113,19 @@ def test_warmup_compiles_all_that_training_needs(tmp_path):
     def run(*arguments):
         return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
 
-    lines = run("-m", "hotloop", "warmup", "--dtype", "float32").stdout.splitlines()
-    pattern = re.compile(r" *\d+/\d+  \w+float32 +(compiled|ready) +[\d.]+ s")
+    head, *lines, end = run("-m", "hotloop", "warmup", "--dtype", "float32").stdout.splitlines()
+    assert re.fullmatch(rf"compiling {len(lines)} kernels; .*{re.escape(str(tmp_path))}", head) and "ready" in end
+    pattern = re.compile(rf" *\d+/{len(lines)}  \w+float32 +[\d.]+ s")
     assert len(lines) > 20 and all(pattern.fullmatch(line) for line in lines)
     assert run("-c", WARM).stdout.strip() == "[]"
     lines = run("-m", "hotloop", "warmup", "--dtype", "float32").stdout.splitlines()
-    assert all(" ready " in line for line in lines)
+    assert len(lines) == 2 and lines[0].startswith("compiling 0 kernels")
+
+
+def test_warmup_needs_a_folder(tmp_path):
+    folder = tmp_path / "open to others"
+    folder.mkdir()
+    folder.chmod(0o777)
+    ended = subprocess.run([sys.executable, "-m", "hotloop", "warmup"], capture_output=True, text=True,
+                           env=os.environ | {"HOTLOOP_CACHE_DIR": str(folder)})
+    assert ended.returncode == 2 and "HOTLOOP_CACHE_DIR" in ended.stderr and not list(folder.iterdir())

@@ -56,7 +56,7 @@ FORMULAS = [name for name, op in OPS.items()
 def test_single_precision_stays_single(name):
     """No float32 is widened; float64 is for coefficients of updates and the share of a row in the loss."""
     function = OPS[name].cpu
-    code = _compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested")
+    code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested"))
     assert "fpext" not in code
     if function.__module__ not in (losses.__name__, optimizers.__name__):
         assert re.findall(r"= (?:fadd|fsub|fmul|fdiv|fneg|(?:tail )?call) [^(@]*double.*", code) == []
@@ -70,7 +70,7 @@ def test_object_code_needs_nothing_but_kernels(function, dtype):
     """Nor could it: the process that loads it has no other symbols to offer than those of its C library."""
     _jit.address(function, dtype)
     name = _jit.symbol(function, dtype)
-    code = _jit._disk().read(_jit._key(name)) or _compile.compile_object(
+    code = _jit._disk().read(_jit.key(name)) or _compile.compile_object(
         function, dtype, name, _jit._target_machine(), _jit.CHECKED)
     if not code.startswith(b"\x7fELF"):
         pytest.skip("reads the symbol tables of ELF objects alone")
