@@ -101,12 +101,11 @@ def _warmup(options):
 
 
 def _kernels(dtype):
-    """Every kernel that a program of this dtype may call, and the executor, which serves all dtypes as float32."""
-    from hotloop.kernels import OPS, data, losses, walk
+    """Every kernel of the package; the executor serves all dtypes as float32."""
+    from hotloop.kernels import _jit, walk
 
-    table = [op.cpu for op in OPS.values() if op.cpu]
-    others = [data.gather, data.gather_labels, data.store, losses.total_loss]
-    return list(dict.fromkeys(table + others + ([walk.walk] if dtype == "float32" else [])))
+    own = [kernel for kernel in _jit.kernels if kernel.__module__.startswith("hotloop.")]
+    return [kernel for kernel in own if kernel is not walk.walk or dtype == "float32"]
 
 
 if __name__ == "__main__":

@@ -1,24 +1,29 @@
-"""Reverse-mode differentiation: appends to a graph the nodes that compute gradients."""
+"""Differentiation: appends to a graph the nodes that compute derivatives, so they can be differentiated again."""
 
 from hotloop.kernels import OPS
 
+from .node import Node
 
-def differentiate(graph, value, wrt):
-    """Append the gradient of the scalar `value`; return the gradient nodes of `wrt`, in its order.
 
-    A node used several times gets the sum of what comes back along each use. Raises ValueError where `value` is no
-    scalar, does not depend on a node of `wrt`, or passes through an op without a gradient.
+def differentiate(graph, value, wrt, seed=None):
+    """Reverse mode: append the gradient of sum(seed * value); return the gradient nodes of `wrt`, in its order.
+
+    seed: a node, number or array of the shape of `value`; 1 by default, for scalars alone. A node used several times
+    gets the sum of what comes back along each use. Raises ValueError where `value` is no scalar and there is no seed,
+    does not depend on a node of `wrt`, or passes through an op without a gradient.
     """
-    if value.shape != ():
-        raise ValueError(f"the gradient of {value!r} needs a scalar: reduce it first")
+    wrt = _checked(graph, [value, *wrt])[1:]
+    if seed is None and value.shape != ():
+        raise ValueError(f"the gradient of {value!r} needs a scalar: reduce it, say by its mean, or give a seed")
+    start = graph.constant(1.0 if seed is None else seed)
+    if start.shape != value.shape:
+        raise ValueError(f"the seed must have the shape of {value!r}, got {start!r}")
     needed = _between(graph, value, wrt)
-    gradients = {value: graph._source("one", f"d_{value.name}", ())}
+    gradients = {value: start}
     for node in reversed(list(graph.nodes)):
         if node not in needed or node not in gradients or not node.inputs:
             continue
-        rule = OPS[node.op].gradient
-        if rule is None:
-            raise ValueError(f"op {node.op!r} of node {node!r} has no gradient: leave it out of the training loss")
+        rule = _rule(node)
         for operand, gradient in zip(node.inputs, rule(graph, node, gradients[node]), strict=True):
             if gradient is None or operand not in needed:
                 continue
@@ -26,9 +31,63 @@ def differentiate(graph, value, wrt):
                 gradient = graph.apply("add", gradients[operand], gradient)
             gradients[operand] = gradient
     for node in wrt:
-        if node not in gradients:
+        if node not in needed:
             raise ValueError(f"{value!r} does not depend on {node!r}: take it out of the gradient's arguments")
+        if node not in gradients:  # every way to it has slope 0
+            gradients[node] = graph.constant(0.0).broadcast_to(node.shape)
     return [gradients[node] for node in wrt]
+
+
+def jvp(graph, value, tangents):
+    """Forward mode: append the directional derivative of `value`; return its node, of the shape of `value`.
+
+    tangents: node -> direction, a node, number or array of its shape. Raises ValueError where a direction has another
+    shape, `value` does not depend on any of the nodes, or passes through an op without a derivative.
+    """
+    _checked(graph, [value, *tangents])
+    directions = {node: graph.constant(direction) for node, direction in tangents.items()}
+    for node, direction in directions.items():
+        if direction.shape != node.shape:
+            raise ValueError(f"the direction of {node!r} must have its shape, got {direction!r}")
+    needed = _between(graph, value, directions)
+    for node in list(graph.nodes):
+        if node not in needed or node in directions or not node.inputs:
+            continue
+        moved = [directions.get(operand) for operand in node.inputs]
+        if any(tangent is not None for tangent in moved):
+            tangent = _tangent(graph, node, moved)
+            if tangent is not None:
+                directions[node] = tangent
+    if value not in directions:
+        raise ValueError(f"{value!r} does not change with {', '.join(map(repr, tangents))}")
+    return directions[value]
+
+
+def _tangent(graph, node, moved):
+    op = OPS[node.op]
+    if op.tangent is not None:
+        return op.tangent(graph, node, moved)
+    if not op.arity:
+        raise ValueError(f"op {node.op!r} of node {node!r} has no forward-mode rule: use the gradient")
+    rule, total = _rule(node), None
+    for place, tangent in enumerate(moved):  # the Jacobian is diagonal: its product is the same from either side
+        part = None if tangent is None else rule(graph, node, tangent)[place]
+        if part is not None:
+            total = part if total is None else graph.apply("add", total, part)
+    return total
+
+
+def _rule(node):
+    if OPS[node.op].gradient is None:
+        raise ValueError(f"op {node.op!r} of node {node!r} has no gradient: leave it out of what is differentiated")
+    return OPS[node.op].gradient
+
+
+def _checked(graph, nodes):
+    for node in nodes:
+        if not isinstance(node, Node) or node.graph is not graph:
+            raise ValueError(f"{node!r} is not a node of this graph")
+    return nodes
 
 
 def _between(graph, value, wrt):

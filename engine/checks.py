@@ -40,6 +40,14 @@ def switch(name, value):
     return bool(value)
 
 
+def real_dtype(dtype):
+    """`dtype`, a name or a type, as the NumPy dtype float32 or float64."""
+    known = {name for kind in (np.float32, np.float64) for name in (np.dtype(kind).name, kind, np.dtype(kind))}
+    if not isinstance(dtype, str | type | np.dtype) or dtype not in known:
+        raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
+    return np.dtype(dtype)
+
+
 def kind(name, value, kinds):
     """Refuse what is not an object of one of the classes `kinds`, a dict by name."""
     if type(value) not in kinds.values():

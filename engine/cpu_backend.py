@@ -180,7 +180,8 @@ class _Bound:
         self.shared[:] = 0
         job = np.array([0] * _jit.HEADER + [
             self.phases.ctypes.data, len(self.phases), self.width * 8, steps, start, rows, batch, update, self.block,
-            strict, _address(losses) if self.keeps_loss else 0, self.context_address, workers, self.shared_address,
+            strict, _NO_GOAL,
+            _address(losses) if self.keeps_loss else 0, self.context_address, workers, self.shared_address,
             _YIELDER], np.int64)
         call, address = self.walk, _address(job)
         if workers == 1:
@@ -225,6 +226,7 @@ class _Bound:
 
 
 _YIELDER = team.yielder()
+_NO_GOAL = struct.unpack("q", struct.pack("d", float("-inf")))[0]
 _VERDICT = [walk.FAILED, walk.OVERFLOWED, walk.DONE]
 
 

@@ -10,7 +10,7 @@ def features(x, columns, dtype, check_finite=True, name="X"):
     and what NumPy makes such arrays of. Raises TypeError for other dtypes; ValueError for other shapes and, if
     check_finite, for NaN and infinity, naming row and column.
     """
-    array = _real(x, name)
+    array = real_array(x, name)
     if array.ndim != 2 or array.shape[1] != columns:
         hint = ""
         if array.ndim == 1 and (columns == 1 or len(array) == columns):
@@ -26,7 +26,7 @@ def targets(y, rows, loss, outputs, dtype, check_finite=True, name="y"):
         if array.ndim == 2 and array.shape[1] == outputs and outputs > 1:
             return _matched(_numbers(array, loss, outputs, dtype, check_finite, name), rows, name), "target"
         return _matched(_labels(array, outputs, name), rows, name), "labels"
-    array = _real(y, name)
+    array = real_array(y, name)
     if array.ndim == 1 and outputs == 1:
         array = array.reshape(-1, 1)
     return _matched(_numbers(array, loss, outputs, dtype, check_finite, name), rows, name), "target"
@@ -71,7 +71,8 @@ def _array(x, name):
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
 
 
-def _real(x, name):
+def real_array(x, name):
+    """`x` as an array of real numbers of any dtype; TypeError for others."""
     array = _array(x, name)
     if array.dtype.kind not in "bfiu":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}: use {name}.astype(float)")

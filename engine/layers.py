@@ -37,7 +37,7 @@ class Dense:
 
     def apply(self, graph, x, prefix):
         """Append the layer to `graph`; its parameters are called `prefix.weight` and `prefix.bias`."""
-        own = [graph.parameter(f"{prefix}.{name}", shape) for name, shape in self.parameters().items()]
+        own = [graph.parameter(f"{prefix}.{name}", shape=shape) for name, shape in self.parameters().items()]
         return graph.apply("dense", x, *own, name=f"dense_{prefix}")
 
 

@@ -90,7 +90,7 @@ class NumpyBackend:
     def _operand(self, values, node):
         if node.op == "parameter":
             return self.parameters[node.name]
-        return self.dtype.type(1) if node.op == "one" else values[node]
+        return node.attributes["value"].astype(self.dtype) if node.op == "constant" else values[node]
 
     def _parameter(self, program, gradient):
         return next(node.name for node, found in program.gradients.items() if found is gradient)

@@ -44,7 +44,7 @@ class _Planner:
         make = {"input": self._gather, "target": self._gather, "labels": self._gather, "dense": self._dense,
                 "dense_input_gradient": self._input_gradient, "dense_weight_gradient": self._parameter_gradient}
         for node in self.live:
-            if node in self.done or node.op in ("parameter", "one", "dense_bias_gradient"):
+            if node in self.done or node.op in ("parameter", "constant", "dense_bias_gradient"):
                 continue
             if node.op in LOSSES:
                 self._loss(node)
@@ -154,10 +154,10 @@ class _Planner:
         alone = backward is not None and not readers and prediction is not self.prediction
         if alone:
             self.place[backward] = self.place[prediction]
-        slope = self._buffer(backward) if backward else self._new(f"d_{prediction.name}", columns)
+        slope = self._buffer(backward) if backward is not None else self._new(f"d_{prediction.name}", columns)
         shares = self._new(node.name, 1, flat=True)
         self.scratch = max(self.scratch, self.layout.scratch(columns))
-        self._emit(node.op, OPS[node.op].cpu, "rows", [node, backward] if backward else [node],
+        self._emit(node.op, OPS[node.op].cpu, "rows", [node] if backward is None else [node, backward],
                    {"x": self.place[prediction], "target": self.place[target], "loss": shares, "dx": slope,
                     "share": share}, ("loss", "dx"))
         self._emit("total_loss", total_loss, "each", [], {"loss": shares, "share": share}, ())

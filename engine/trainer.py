@@ -41,14 +41,11 @@ class Trainer:
         checks.kind("optimizer", optimizer, OPTIMIZERS)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-        known = {name for kind in (np.float32, np.float64) for name in (np.dtype(kind).name, kind, np.dtype(kind))}
-        if not isinstance(dtype, str | type | np.dtype) or dtype not in known:
-            raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
         self.seed = checks.integer("seed", seed, 0)
-        self.backend, self.dtype = backend, np.dtype(dtype)
+        self.backend, self.dtype = backend, checks.real_dtype(dtype)
         self.shuffle, self.check_finite = checks.switch("shuffle", shuffle), checks.switch("check_finite", check_finite)
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
@@ -371,7 +368,7 @@ class Trainer:
             return plan(graph, loss=loss, gradients=gradients, keep_gradient=True, **options)
         updates = []
         for parameter, gradient in gradients.items():
-            states = [graph.parameter(f"{parameter.name}.{name}", parameter.shape) for name in self._states]
+            states = [graph.parameter(f"{parameter.name}.{name}", shape=parameter.shape) for name in self._states]
             updates.append(graph.apply(self.optimizer.op, parameter, gradient, *states,
                                        name=f"{parameter.name}.update"))
         return plan(graph, loss=loss, gradients=gradients, updates=updates, settings=self.optimizer.settings(),

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-Shape = tuple[int | None, ...]  # None is the batch
+from .shapes import Shape
+
 OPS: dict[str, "Op"] = {}
 
 
@@ -25,6 +26,9 @@ class Op:
     states: names of an optimizer's state operands, each laid out as the parameters.
     tolerance: the row of the tests' tolerance table that its results are held to.
     cases: attributes that the tests try the op with; their names are those that the op takes.
+    tangent: `(graph, node, tangents) -> node`, forward mode; a tangent is a node or None for zero. `linear` for an op
+        that is linear in its operands together; None for elementwise ones, where it follows from `gradient`.
+    arity: the number of operands of an elementwise op; 0 for others.
     """
 
     name: str
@@ -37,6 +41,8 @@ class Op:
     states: tuple[str, ...] = ()
     tolerance: str = "elementwise"
     cases: tuple[Mapping[str, Any], ...] = ({},)
+    tangent: Callable[..., Any] | None = None
+    arity: int = 0
 
 
 def register(op):
@@ -45,6 +51,13 @@ def register(op):
         raise ValueError(f"op {op.name!r} is in the table already: choose another name")
     OPS[op.name] = op
     return op
+
+
+def linear(graph, node, tangents):
+    """The forward-mode rule of linear ops: the op itself, of the tangents."""
+    moved = [graph.constant(0.0).broadcast_to(operand.shape) if tangent is None else tangent
+             for operand, tangent in zip(node.inputs, tangents, strict=True)]
+    return graph.apply(node.op, *moved, **node.attributes)
 
 
 def one_shape(attributes, x):
@@ -57,3 +70,8 @@ def same_shape(attributes, x, y):
     if x != y:
         raise ValueError(f"expected operands of one shape, got {x} and {y}")
     return x
+
+
+def three_of_one_shape(attributes, x, y, z):
+    """The shape rule of elementwise ops with three operands."""
+    return same_shape(attributes, same_shape(attributes, x, y), z)

@@ -38,9 +38,10 @@ def activation(name, value, slope, saves, reference, reference_slope, parameter=
         return (graph.apply(backward, upstream, node.inputs[0] if saves == "x" else node, **node.attributes),)
 
     ACTIVATIONS[name] = parameter
-    register(Op(name, one_shape, evaluate, gradient, saves, _forward_kernel(name, value), finish[0], cases=cases))
+    register(Op(name, one_shape, evaluate, gradient, saves, _forward_kernel(name, value), finish[0], cases=cases,
+                arity=1))
     register(Op(backward, same_shape, evaluate_backward, None, saves, _backward_kernel(name, slope), finish[1],
-                cases=cases))
+                cases=cases, arity=2))
 
 
 def _forward_kernel(name, value):

@@ -1,25 +1,143 @@
-"""Elementwise arithmetic between values of one shape."""
+"""Arithmetic and elementary functions of graphs, element by element: formula, slopes as graph nodes, a line of NumPy.
 
-from ._jit import kernel
-from ._op import Op, register, same_shape
-from ._primitives import PANEL, SIZE, reals
+Comparisons give 1 where they hold and 0 elsewhere, and have slope 0. Conventions at kinks: |x| has slope 0 at 0; where
+maximum or minimum meet, each operand gets half of the gradient; where(c, a, b) takes a where c is not 0.
+"""
 
+import math
 
-@kernel
-def add(x, x_panel, y, y_panel, z, z_panel, z_panels, context, low, high):
-    """z = x + y; z may be x or y."""
-    count = (high - low) * PANEL
-    for panel in range(z_panels):
-        left = reals(x + (panel * x_panel + low * PANEL) * SIZE, count)
-        right = reals(y + (panel * y_panel + low * PANEL) * SIZE, count)
-        target = reals(z + (panel * z_panel + low * PANEL) * SIZE, count)
-        for i in range(count):
-            target[i] = left[i] + right[i]
-    return 0
+import numpy as np
+
+from ._elementwise import elementwise_kernel
+from ._op import Op, one_shape, register, same_shape, three_of_one_shape
+from ._primitives import select
+from .elementary import exp, log
+
+_SHAPES = {1: one_shape, 2: same_shape, 3: three_of_one_shape}
 
 
-def _add_gradient(graph, node, upstream):
-    return (upstream, upstream)
+def elementwise(name, value, slopes, reference, arity=1):
+    """Enter an elementwise op.
+
+    value: its formula. slopes: `(upstream, y, *operands) -> nodes`, upstream times the slope for each operand, or None
+    where that is zero everywhere. reference: the line of NumPy.
+    """
+    def gradient(graph, node, upstream):
+        found = slopes(upstream, node, *node.inputs)
+        return found if isinstance(found, tuple) else (found,)
+
+    register(Op(name, _SHAPES[arity], lambda attributes, *operands: reference(*operands), gradient, arity=arity,
+                cpu=elementwise_kernel(name, value, arity)))
 
 
-register(Op("add", same_shape, lambda attributes, x, y: x + y, _add_gradient, cpu=add))
+def _add(x, y):
+    return x + y
+
+
+def _subtract(x, y):
+    return x - y
+
+
+def _multiply(x, y):
+    return x * y
+
+
+def _divide(x, y):
+    return x / y
+
+
+elementwise("add", _add, lambda up, z, x, y: (up, up), lambda x, y: x + y, 2)
+elementwise("subtract", _subtract, lambda up, z, x, y: (up, -up), lambda x, y: x - y, 2)
+elementwise("multiply", _multiply, lambda up, z, x, y: (up * y, up * x), lambda x, y: x * y, 2)
+elementwise("divide", _divide, lambda up, z, x, y: (up / y, -(up * z) / y), lambda x, y: x / y, 2)
+
+
+def _negative(x):
+    return -x
+
+
+def _square(x):
+    return x * x
+
+
+def _reciprocal(x):
+    return 1.0 / x
+
+
+def _sqrt(x):
+    return math.sqrt(x)
+
+
+def _absolute(x):
+    return select(x < 0.0, -x, select(x == 0.0, 0.0, x))
+
+
+def _sign(x):
+    return select(x > 0.0, 1.0, select(x < 0.0, -1.0, select(x == 0.0, 0.0, x)))
+
+
+elementwise("negative", _negative, lambda up, y, x: -up, lambda x: -x)
+elementwise("square", _square, lambda up, y, x: up * (2 * x), lambda x: x * x)
+elementwise("reciprocal", _reciprocal, lambda up, y, x: -(up * y**2), lambda x: 1 / x)
+elementwise("sqrt", _sqrt, lambda up, y, x: up / (2 * y), np.sqrt)
+elementwise("absolute", _absolute, lambda up, y, x: up * np.sign(x), np.abs)
+elementwise("sign", _sign, lambda up, y, x: None, np.sign)
+
+
+def _detach(x):
+    return x
+
+
+elementwise("detach", _detach, lambda up, y, x: None, lambda x: x.copy())
+
+
+def _exp(x):
+    return exp(x)
+
+
+def _log(x):
+    return log(x)
+
+
+elementwise("exp", _exp, lambda up, y, x: up * y, np.exp)
+elementwise("log", _log, lambda up, y, x: up / x, np.log)
+
+
+def _maximum(x, y):
+    return select(x > y, x, select(y != y, y, select(x != x, x, y)))
+
+
+def _minimum(x, y):
+    return select(x < y, x, select(y != y, y, select(x != x, x, y)))
+
+
+def _greater(x, y):
+    return select(x > y, 1.0, 0.0)
+
+
+def _greater_equal(x, y):
+    return select(x >= y, 1.0, 0.0)
+
+
+def _equal(x, y):
+    return select(x == y, 1.0, 0.0)
+
+
+def _where(condition, yes, no):
+    return select(condition != 0.0, yes, no)
+
+
+def _share(x, y):
+    """1 where x > y, one half where they are equal."""
+    return (x > y) + 0.5 * np.equal(x, y)
+
+
+elementwise("maximum", _maximum, lambda up, z, x, y: (up * _share(x, y), up * _share(y, x)), np.maximum, 2)
+elementwise("minimum", _minimum, lambda up, z, x, y: (up * _share(y, x), up * _share(x, y)), np.minimum, 2)
+for _name, _value, _reference in (("greater", _greater, np.greater), ("equal", _equal, np.equal),
+                                  ("greater_equal", _greater_equal, np.greater_equal)):
+    elementwise(_name, _value, lambda up, z, x, y: (None, None),
+                lambda x, y, reference=_reference: reference(x, y).astype(x.dtype), 2)
+elementwise("where", _where, lambda up, z, c, x, y: (None, up.graph.elementwise("where", c, up, 0.0),
+                                                     up.graph.elementwise("where", c, 0.0, up)),
+            lambda c, x, y: np.where(c != 0, x, y), 3)

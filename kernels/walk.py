@@ -25,13 +25,13 @@ _SPINS = 4000  # about 40 us of waiting before a worker offers its core to other
 
 
 @kernel
-def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, block, strict, losses, contexts, workers,
-         shared, yielder, context, low, high):
+def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, block, strict, goal: float, losses,
+         contexts, workers, shared, yielder, context, low, high):
     """Run `steps` steps as worker `low`; the batches follow each other from row `start` of `rows`.
 
     Puts the loss of each step into `losses` (float64; 0 if there is none) and the number of completed steps into
-    shared[DONE]. Ends early where a kernel failed (shared[FAILED]), an update was not finite (shared[OVERFLOWED]) or,
-    if `strict`, a loss was not finite; the update that would follow from that loss is not made.
+    shared[DONE]. Ends early where a kernel failed (shared[FAILED]), an update was not finite (shared[OVERFLOWED]), a
+    loss is below `goal` or, if `strict`, not finite; the update that would follow from that loss is not made.
     """
     worker = low
     own = contexts + worker * CONTEXT * 8
@@ -60,7 +60,7 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, bloc
                 loss = doubles(own, CONTEXT)[LOSS]
                 if losses and worker == 0:
                     doubles(losses, step + 1)[step] = loss
-                if strict and not np.isfinite(loss):
+                if (strict and not np.isfinite(loss)) or loss < goal:
                     return done
             if status:
                 atomic_add(shared + (FAILED if status < 0 else OVERFLOWED) * 8, 1)

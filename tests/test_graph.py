@@ -18,7 +18,8 @@ BACKENDS = {"numpy": NumpyBackend, "cpu": CpuBackend}
 def graph_of(**parameters):
     """A graph with the input x[B, 3] and these parameters, as a list of nodes."""
     graph = Graph()
-    return graph, graph.input("x", (None, 3)), *[graph.parameter(name, shape) for name, shape in parameters.items()]
+    x = graph.input("x", (None, 3))
+    return graph, x, *[graph.parameter(name, shape=shape) for name, shape in parameters.items()]
 
 
 # building
@@ -41,7 +42,8 @@ def other_graph():
 
 WRONG = {
     "dense, inputs": (lambda g, x, w, b: g.apply("dense", x, w, b), "dense", "x[B, 3]", "w[5, 4]", "b[5]", "(5, 4)"),
-    "dense, bias": (lambda g, x, w, b: g.apply("dense", x, g.parameter("v", (4, 3)), b), "dense", "v[4, 3]", "b[5]"),
+    "dense, bias": (lambda g, x, w, b: g.apply("dense", x, g.parameter("v", shape=(4, 3)), b), "dense", "v[4, 3]",
+                    "b[5]"),
     "dense, vector": (lambda g, x, w, b: g.apply("dense", b, w), "dense", "b[5]", "w[5, 4]"),
     "add": (lambda g, x, w, b: g.apply("add", x, w), "add", "x[B, 3]", "w[5, 4]", "one shape"),
     "loss, targets": (lambda g, x, w, b: g.apply("mse_loss", x, g.target("y", (None, 2)), reduction="mean"),
@@ -55,8 +57,8 @@ WRONG = {
     "unknown op": (lambda g, x, w, b: g.apply("rleu", x), "'rleu'", "relu", "leaky_relu", "dense"),
     "foreign node": (lambda g, x, w, b: g.apply("relu", other_graph()), "relu", "stranger[B, 3]", "this graph"),
     "name taken by an input": (lambda g, x, w, b: g.input("x", (None, 2)), "'x'", "another name"),
-    "name taken by a parameter": (lambda g, x, w, b: g.parameter("x", (2,)), "'x'", "another name"),
-    "parameter with a batch": (lambda g, x, w, b: g.parameter("p", (None, 2)), "'p'", "(None, 2)", "fixed shape"),
+    "name taken by a parameter": (lambda g, x, w, b: g.parameter("x", shape=(2,)), "'x'", "another name"),
+    "parameter with a batch": (lambda g, x, w, b: g.parameter("p", shape=(None, 2)), "'p'", "(None, 2)", "fixed shape"),
     "too few operands": (lambda g, x, w, b: g.apply("add", x), "add", "x[B, 3]"),
     "far too few operands": (lambda g, x, w, b: g.apply("dense", x), "dense", "x[B, 3]"),
     "too many operands": (lambda g, x, w, b: g.apply("relu", x, x), "relu", "x[B, 3]"),
@@ -78,8 +80,8 @@ def test_errors_name_the_nodes(case):
 def test_a_refused_name_stays_free():
     graph, _ = graph_of()
     with pytest.raises(ValueError):
-        graph.parameter("p", (None,))
-    assert repr(graph.parameter("p", (2,))) == "p[2]"
+        graph.parameter("p", shape=(None,))
+    assert repr(graph.parameter("p", shape=(2,))) == "p[2]"
 
 
 # differentiating
@@ -144,13 +146,14 @@ def residual(graph, x, w, b, v, c):
 def two_layers_on_one_value(graph, x, w, b, v, c):
     """Two dense layers read one hidden value, so that two input gradients meet; the second has no bias."""
     h = graph.apply("tanh", graph.apply("dense", x, w, b))
-    return graph.apply("add", graph.apply("dense", h, v, c), graph.apply("dense", h, graph.parameter("u", (2, 5))))
+    u = graph.parameter("u", shape=(2, 5))
+    return graph.apply("add", graph.apply("dense", h, v, c), graph.apply("dense", h, u))
 
 
 def two_layers_into_one_sum(graph, x, w, b, v, c):
     """Both layers get the same gradient, and each has its own bias."""
     h = graph.apply("tanh", graph.apply("dense", x, w, b))
-    u, a = graph.parameter("u", (2, 3)), graph.parameter("a", (2,))
+    u, a = graph.parameter("u", shape=(2, 3)), graph.parameter("a", shape=(2,))
     return graph.apply("add", graph.apply("dense", h, v, c), graph.apply("dense", x, u, a))
 
 

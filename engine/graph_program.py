@@ -1,0 +1,216 @@
+"""Compiled graphs: called with inputs, they give values and gradients; they keep and train their parameters."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import autodiff, checks, data
+from .errors import NonFiniteError
+from .node import Node
+from .optimizers import OPTIMIZERS
+
+BACKENDS = ("numpy", "cpu")
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What `GraphProgram.minimize` did.
+
+    values: the value before each update and, at the end, after the last one: updates + 1 numbers. parameters: by name,
+    arrays with one entry for each of `values`, if they were traced. reached: whether the last value is below `until`.
+    """
+
+    values: np.ndarray
+    parameters: dict[str, np.ndarray] | None
+    reached: bool
+
+    @property
+    def updates(self):
+        """Number of updates made."""
+        return len(self.values) - 1
+
+
+class GraphProgram:
+    """A graph made ready to run; `Graph.compile` makes it.
+
+    Call it with an array for each input by name: with one output and nothing to differentiate it returns the value, for
+    a list of outputs the list of values; with `wrt` also a dictionary of gradients by node name. Values of shape () are
+    floats, others new arrays of the program's dtype. `program["w"]` reads a parameter, `program["w"] = value` sets it.
+
+    Raises ValueError and TypeError before anything runs: for unknown or missing inputs, wrong shapes and dtypes,
+    outputs or `wrt` of another graph, a gradient of what is no scalar without a seed, parameters without a value.
+    """
+
+    def __init__(self, graph, outputs, wrt, seed, backend, dtype, threads):
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        self.dtype = checks.real_dtype(dtype)
+        self.backend = backend
+        self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
+        self.graph, self._several = graph, isinstance(outputs, list | tuple)
+        self.outputs = _nodes(graph, outputs, "outputs")
+        self.wrt = _nodes(graph, wrt, "wrt") if not isinstance(wrt, tuple) or wrt else []
+        if self.wrt and len(self.outputs) != 1:
+            raise ValueError(f"gradients are those of one output, got {len(self.outputs)}: compile them one by one")
+        if seed is not None and not self.wrt:
+            raise ValueError("a seed is for gradients: say with respect to what, in wrt")
+        self.gradients = autodiff.differentiate(graph, self.outputs[0], self.wrt, seed) if self.wrt else []
+        self._engine = self._make(self.outputs + self.gradients)
+        live = self._engine.live
+        self.inputs = {node.name: node for node in live if node.op == "input"}
+        self._parameters = {node.name: node for node in live if node.op == "parameter"}
+        self._unset = {name for name, node in self._parameters.items() if "value" not in node.attributes}
+        for name, node in self._parameters.items():
+            if name not in self._unset:
+                self._engine.write(node, node.attributes["value"])
+        self._descents = {}
+
+    def _make(self, roots, updated=()):
+        live = _live(self.graph, roots)
+        for node in live:
+            if node.op in ("target", "labels"):
+                raise ValueError(f"{node!r} is a target of networks: use an input")
+        if self.backend == "numpy":
+            from .graph_numpy import NumpyGraph as Engine
+        else:
+            from .graph_cpu import CpuGraph as Engine
+        return Engine(live, roots, self.dtype, self.threads, updated)
+
+    def __call__(self, **inputs):
+        """Run once."""
+        values = self._engine.run(*self._checked(inputs))
+        if not self.wrt:
+            return values if self._several else values[0]
+        return values[0], {node.name: value for node, value in zip(self.wrt, values[1:], strict=True)}
+
+    def _checked(self, inputs):
+        """The inputs by node, and the size of the batch."""
+        if self._unset:
+            raise ValueError(f"parameters {sorted(self._unset)} have no value yet: set them, program[name] = value")
+        if inputs.keys() != self.inputs.keys():
+            self._refuse(inputs)
+        found, batch = {}, None
+        for name, node in self.inputs.items():
+            array = data.real_array(inputs[name], name)
+            wanted = node.shape if not node.shape or node.shape[0] is not None else (
+                batch if batch is not None else array.shape[:1] or (1,)) + node.shape[1:]
+            if array.shape != wanted:
+                at = f", with the batch of {batch[0]} rows that another input has" if batch else ""
+                raise ValueError(f"input {node!r} got an array of shape {array.shape}{at}")
+            if node.shape and node.shape[0] is None:
+                batch = array.shape[:1]
+            found[node] = np.asarray(array, self.dtype)
+        if batch == (0,):
+            raise ValueError("the batch has no rows: give at least one")
+        return found, batch[0] if batch else 1
+
+    def _refuse(self, inputs):
+        missing, unknown = self.inputs.keys() - inputs.keys(), inputs.keys() - self.inputs.keys()
+        hint = "; set a parameter by program[name] = value" if unknown & self._parameters.keys() else ""
+        raise ValueError(f"the program takes the inputs {list(self.inputs)}: missing are {sorted(missing)}, unknown "
+                         f"{sorted(unknown)}{hint}")
+
+    # parameters
+
+    def __getitem__(self, name):
+        """A parameter's value: a float for shape (), else a new array."""
+        if name in self._unset:
+            raise ValueError(f"parameter {name!r} has no value yet: set it, program[{name!r}] = value")
+        value = self._engine.read(self._parameter(name))
+        return value.item() if value.ndim == 0 else value
+
+    def __setitem__(self, name, value):
+        """Set a parameter; ValueError for another shape or what is not finite, TypeError for no real numbers."""
+        node, array = self._parameter(name), data.real_array(value, name)
+        if array.shape != node.shape:
+            raise ValueError(f"parameter {node!r} got an array of shape {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"parameter {name!r} must be finite, got {value!r}")
+        self._engine.write(node, array)
+        self._unset.discard(name)
+
+    def _parameter(self, name):
+        if name not in self._parameters:
+            raise KeyError(f"the program has no parameter {name!r}, only {list(self._parameters)}")
+        return self._parameters[name]
+
+    @property
+    def parameters(self):
+        """All parameters' values by name."""
+        return {name: self[name] for name in self._parameters}
+
+    # training
+
+    def minimize(self, optimizer, steps, until=None, trace=False, **inputs):
+        """Change the parameters to make the output, a scalar, small; the whole descent runs compiled. Return a Descent.
+
+        optimizer: of this package, its state new in every call. steps: updates at most. until: stop as soon as the
+        value is below. trace: keep the parameters of every step. Inputs are given as in a call, and stay the same.
+        With `wrt`, the parameters among it are trained, else all. Raises NonFiniteError where value or update is not
+        finite; the parameters are then the last finite ones.
+        """
+        checks.kind("optimizer", optimizer, OPTIMIZERS)
+        steps = checks.integer("steps", steps, 0)
+        goal = -np.inf if until is None else checks.number("until", until)
+        if len(self.outputs) != 1 or self.outputs[0].shape != ():
+            raise ValueError(f"only one scalar can be made small, not {self.outputs}")
+        trained = [node for node in self.wrt or self._parameters.values() if node.op == "parameter"]
+        if not trained:
+            raise ValueError("there is no parameter to train")
+        values, batch = self._checked(inputs)
+        engine = self._descents.get("engine") or self._descents.setdefault("engine", self._training(trained))
+        for node in self._parameters.values():
+            engine.write(node, self._engine.read(node))
+        outcome, kept = engine.descend(values, batch, optimizer, steps, goal, bool(trace))
+        for node in self._parameters.values():
+            self._engine.write(node, engine.read(node))
+        if outcome.stopped:
+            what = "the value" if outcome.stopped == "loss" else "an update"
+            raise NonFiniteError(f"step {outcome.done + (outcome.stopped == 'loss')}: {what} is not finite; the "
+                                 f"parameters are the last finite ones. Try a smaller learning rate than "
+                                 f"{optimizer.lr:g}", outcome.done, float(outcome.losses[-1]))
+        losses = outcome.losses
+        if len(losses) == outcome.done:  # the value after the last update
+            losses = np.append(losses, engine.run(values, batch)[0])
+        return Descent(losses, {node.name: value for node, value in kept.items()} if trace else None,
+                       bool(losses[-1] < goal))
+
+    def _training(self, trained):
+        """An engine for the output and gradients that are nodes of their own, as the update needs them."""
+        graph, value = self.graph, self.outputs[0]
+        gradients = [graph.apply("add", node, graph.constant(0.0).broadcast_to(node.shape))
+                     for node in autodiff.differentiate(graph, value, trained)]
+        return self._make([value, *gradients], list(zip(trained, gradients, strict=True)))
+
+    def __str__(self):
+        """One line a node, in the order of computation: what it is made of, and which are outputs and gradients."""
+        results = dict.fromkeys(self.outputs, "output")
+        for node, gradient in zip(self.wrt, self.gradients, strict=True):
+            results[gradient] = f"gradient of {node.name}"
+        lines = []
+        for node in self._engine.live:
+            settings = [f"{name}={value}" for name, value in node.attributes.items() if name != "value"]
+            what = f"{node.op}({', '.join([*(operand.name for operand in node.inputs), *settings])})"
+            if node.op == "constant":
+                what = "constant"
+            lines.append(f"{node!r} = {what}" + (f"  <- {results[node]}" if node in results else ""))
+        return "\n".join(lines)
+
+
+def _nodes(graph, nodes, what):
+    found = list(nodes) if isinstance(nodes, list | tuple) else [nodes]
+    for node in found:
+        if not isinstance(node, Node) or node.graph is not graph:
+            raise ValueError(f"{what} must be nodes of this graph, got {node!r}")
+    if not found:
+        raise ValueError(f"{what} must name at least one node")
+    return found
+
+
+def _live(graph, roots):
+    """The nodes that the roots need, in order; all parameters that were given, too, are not."""
+    needed = set(roots)
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(node.inputs)
+    return [node for node in graph.nodes if node in needed]

@@ -1,0 +1,287 @@
+"""Lowers the nodes of a general graph to the phases that `walk` runs, for one size of the batch.
+
+Elementwise nodes over as many elements are gathered in sweeps; what only one sweep reads never leaves its worker's
+scratch. All else (moving elements, reductions, products) is a phase of its own. Arrays lie flat, in C order, in whole
+groups of PANEL elements. A reshape costs nothing.
+"""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from hotloop.kernels import OPS, _jit, data, gemm, sweep, tensors
+from hotloop.kernels.activations import ACTIVATIONS
+from hotloop.kernels.shapes import concrete
+
+from .graph import SOURCES
+from .program import Buffer
+
+_BLOCK = 2048  # bytes of one value in a sweep's block
+
+
+@dataclass(frozen=True)
+class Place:
+    """A flat array: where it starts in a region of memory, and how many elements it has."""
+
+    region: str  # "parameters", "gradient", "state 0" ..., "constants", "working", "scratch" of the worker
+    offset: int  # bytes
+    size: int
+
+
+@dataclass(eq=False)
+class Call:
+    """One kernel call of a phase: operands are places, numbers, or arrays of int64 that the kernel reads."""
+
+    kernel: Any
+    operands: dict[str, Any]
+    units: int
+    cost: int = 1
+    inner: list["Call"] = field(default_factory=list)  # of a sweep
+    node: Any = None
+
+
+class Tables:
+    """Phases (lists of calls) and places for the `live` nodes of a graph, of which `roots` are wanted at the end.
+
+    places: node -> Place, given for parameters and, where a root must lie somewhere, for it.
+    """
+
+    def __init__(self, live, roots, layout, batch, places):
+        self.layout, self.batch, self.live = layout, batch, live
+        self.itemsize = layout.dtype.itemsize
+        self.places, self.phases, self.constants = dict(places), [], {}
+        self.working, self.scratch, self.constant_bytes = 0, 0, self._bytes(layout.panel)  # constants begin with zeros
+        self.users = {}
+        for node in live:
+            for operand in node.inputs:
+                self.users.setdefault(self.origin(operand), []).append(node)
+        self.kept = {self.origin(root) for root in roots}
+        self._lower()
+
+    def shape(self, node):
+        """The node's shape with the batch's size."""
+        return concrete(node.shape, self.batch)
+
+    def size(self, node):
+        """The number of the node's elements."""
+        return prod(self.shape(node))
+
+    def origin(self, node):
+        """The node whose array this node's is: its own, but for reshapes and broadcasts that repeat nothing."""
+        while node.op == "reshape" or (node.op == "broadcast_to" and self.size(node) == self.size(node.inputs[0])):
+            node = node.inputs[0]
+        return node
+
+    def place(self, node):
+        """Where the node's array lies."""
+        return self.places[self.origin(node)]
+
+    # order
+
+    def _lower(self):
+        done, waiting = set(), []
+        for node in self.live:
+            if node.op == "constant" or node.op == "count":
+                self._constant(node)
+                done.add(node)
+            elif node.op in SOURCES:
+                if node not in self.places:
+                    self.places[node] = self._new(self.size(node))
+                done.add(node)
+            elif self.origin(node) is node:
+                waiting.append(node)
+
+        def ready(node, others=()):
+            return all(self.origin(operand) in done or self.origin(operand) in others for operand in node.inputs)
+
+        while waiting:
+            alone = next((node for node in waiting if not self._sweeps(node) and ready(node)), None)
+            if alone is not None:
+                self.places.setdefault(alone, self._new(self.size(alone)))
+                _LOWERINGS[alone.op](self, alone, *alone.inputs)
+                chosen = [alone]
+            else:
+                first = next(node for node in waiting if ready(node))
+                chosen = []
+                for node in waiting:
+                    if self._sweeps(node) and self.size(node) == self.size(first) and ready(node, chosen):
+                        chosen.append(node)
+                self._sweep(chosen)
+            done.update(chosen)
+            waiting = [node for node in waiting if node not in done]
+
+    def _sweeps(self, node):
+        return OPS[node.op].arity > 0 or (node.op == "broadcast_to" and self.size(node.inputs[0]) == 1)
+
+    # memory
+
+    def _bytes(self, size):
+        """Bytes of an array: whole groups, from one cache line on."""
+        group = max(self.layout.panel * self.itemsize, 64)
+        return -(-size * self.itemsize // group) * group
+
+    def _new(self, size):
+        place = Place("working", self.working, size)
+        self.working += self._bytes(size)
+        return place
+
+    def _constant(self, node):
+        value = node.attributes["value"] if node.op == "constant" else np.prod(
+            [self.shape(node.inputs[0])[axis] for axis in node.attributes["axes"]], dtype=np.float64)
+        place = self.places[node] = Place("constants", self.constant_bytes, self.size(node))
+        self.constants[place] = value
+        self.constant_bytes += self._bytes(place.size)
+
+    # sweeps
+
+    def _sweep(self, nodes):
+        local = {node for node in nodes if node not in self.kept and node not in self.places
+                 and all(user in nodes for user in self.users.get(node, ()))}
+        last = {self.origin(operand): node for node in nodes for operand in node.inputs}
+        free, slots, calls = [], 0, []
+        for node in nodes:
+            operands = [self.origin(operand) for operand in node.inputs]
+            for operand in dict.fromkeys(operands):
+                if operand in local and last[operand] is node:
+                    free.append(self.places[operand].offset)
+            if node in local:
+                if not free:
+                    free.append(slots * _BLOCK)
+                    slots += 1
+                self.places[node] = Place("scratch", free.pop(), self.size(node))
+            else:
+                self.places.setdefault(node, self._new(self.size(node)))
+            calls.append(self._elementwise(node))
+        self.scratch = max(self.scratch, slots * _BLOCK)
+        groups = -(-self.size(nodes[0]) // self.layout.panel)
+        block = _BLOCK // (self.layout.panel * self.itemsize)
+        self.phases.append([Call(sweep.sweep, {"block": block}, groups, len(nodes), calls)])
+
+    def _elementwise(self, node):
+        op = OPS[node.op]
+        kernel = sweep.fill if node.op == "broadcast_to" else op.cpu
+        names = _jit.operands(kernel)
+        arrays = [name for name in names if f"{name}_panel" in names or name == "x"]
+        places = [*(self.place(operand) for operand in node.inputs), self.places[node]]
+        operands = dict(zip(arrays, places, strict=True))
+        operands |= {f"{arrays[-1]}_panels": 1, "p": float(node.attributes.get(ACTIVATIONS.get(
+            node.op.removesuffix("_backward"), ""), 0.0))}
+        return Call(kernel, operands, 0, node=node)
+
+    # moving elements
+
+    def _move(self, node, x, y, sizes, x_steps, y_steps, x_first=0, y_first=0):
+        """A call that copies between two strided views; steps and firsts count elements."""
+        views = [(size, a, b) for size, a, b in zip(sizes, x_steps, y_steps, strict=True) if size != 1]
+        merged = []
+        for size, a, b in reversed(views):
+            if merged and a == merged[-1][0] * merged[-1][1] and b == merged[-1][0] * merged[-1][2]:
+                merged[-1] = (size * merged[-1][0], *merged[-1][1:])
+            else:
+                merged.append((size, a, b))
+        while len(merged) < 2:
+            merged.append((1, 0, 0))
+        merged.reverse()
+        return Call(tensors.move, {"x": self._shifted(x, x_first), "y": self._shifted(y, y_first),
+                                   "views": np.array(merged, np.int64), "dimensions": len(merged)},
+                    merged[0][0], max(1, prod(size for size, *_ in merged[1:]) // 16), node=node)
+
+    def _shifted(self, place, elements):
+        return Place(place.region, place.offset + elements * self.itemsize, place.size)
+
+    def _broadcast(self, node, x):
+        steps = [0] * len(node.shape)
+        for axis, (size, step) in enumerate(zip(self.shape(x), _steps(self.shape(x)), strict=True)):
+            steps[len(node.shape) - len(x.shape) + axis] = step if size != 1 else 0
+        self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(node), steps,
+                                       _steps(self.shape(node)))])
+
+    def _transpose(self, node, x):
+        steps = _steps(self.shape(x))
+        self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(node),
+                                       [steps[axis] for axis in node.attributes["axes"]], _steps(self.shape(node)))])
+
+    def _slice(self, node, x):
+        first, steps = self._part(node, self.shape(x))
+        self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(node), steps,
+                                       _steps(self.shape(node)), x_first=first)])
+
+    def _embed(self, node, x):
+        first, steps = self._part(node, self.shape(node))
+        self.phases.append([Call(tensors.clear, {"y": self.places[node]}, self.size(node), node=node)])
+        self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(x), _steps(self.shape(x)),
+                                       steps, y_first=first)])
+
+    def _part(self, node, shape):
+        """Where a slice of an array of this shape begins, and its steps, in elements."""
+        strides = _steps(shape)
+        starts, steps = node.attributes["starts"], node.attributes["steps"]
+        return (sum(start * stride for start, stride in zip(starts, strides, strict=True)),
+                [step * stride for step, stride in zip(steps, strides, strict=True)])
+
+    def _concatenate(self, node, *parts):
+        axis, strides, first, calls = node.attributes["axis"], _steps(self.shape(node)), 0, []
+        for x in parts:
+            calls.append(self._move(node, self.place(x), self.places[node], self.shape(x), _steps(self.shape(x)),
+                                    strides, y_first=first * strides[axis]))
+            first += self.shape(x)[axis]
+        self.phases.append(calls)
+
+    # reductions
+
+    def _reduction(self, node):
+        """What a reduction reads, as (outer, length, inner)."""
+        shape, (first, stop) = self.shape(node.inputs[0]), node.attributes["axes"]
+        return prod(shape[:first]), prod(shape[first:stop]), prod(shape[stop:])
+
+    def _sum(self, node, x):
+        outer, length, inner = self._reduction(node)
+        source = self.place(x)
+        while True:
+            chunks = -(-length // tensors.CHUNK)
+            target = self.places[node] if chunks == 1 else self._new(outer * chunks * inner)
+            self.phases.append([Call(tensors.sum_chunks, {
+                "x": source, "y": target, "length": length, "inner": inner, "chunks": chunks}, outer * chunks,
+                max(1, min(length, tensors.CHUNK) * inner // 64), node=node)])
+            if chunks == 1:
+                break
+            source, length = target, chunks
+        self.scratch = max(self.scratch, self.layout.panel * self.itemsize)
+
+    def _max(self, node, x):
+        outer, length, inner = self._reduction(node)
+        self.phases.append([Call(OPS[node.op].cpu, {"x": self.place(x), "y": self.places[node], "length": length,
+                                                    "inner": inner}, outer, max(1, length * inner // 16), node=node)])
+
+    # products
+
+    def _matmul(self, node, x, y):
+        (rows, depth), columns = self.shape(x), self.shape(node)[1]
+        panels = {}
+        for name, value, height, width in (("a", x, rows, depth), ("b", y, depth, columns), ("c", None, rows, columns)):
+            buffer = Buffer(name, width, self.layout)
+            size = buffer.nbytes(height) // self.itemsize
+            panels[name] = buffer, self._new(size), buffer.panel(height), value
+        turn = []
+        for buffer, place, panel, value in (panels["a"], panels["b"]):
+            turn.append(Call(data.gather, {"source": self.place(value), "source_cols": buffer.cols, "y": place,
+                                           "y_panel": panel}, self.shape(value)[0], buffer.cols // 16 + 1, node=node))
+        self.phases.append(turn)
+        (_, a, a_panel, _), (_, b, b_panel, _), (buffer, c, c_panel, _) = panels.values()
+        self.phases.append([Call(gemm.gemm, {"a": a, "a_panel": a_panel, "b": b, "b_panel": b_panel, "c": c,
+                                             "c_panel": c_panel, "start": Place("constants", 0, 0), "depth": depth,
+                                             "width": buffer.width}, rows, depth * columns // 16 + 1, node=node)])
+        self.phases.append([Call(data.store, {"x": c, "x_panel": c_panel, "x_cols": columns,
+                                              "target": self.places[node]}, rows, columns // 16 + 1, node=node)])
+
+
+def _steps(shape):
+    """Strides of a C-contiguous array, in elements."""
+    return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+_LOWERINGS = {"broadcast_to": Tables._broadcast, "transpose": Tables._transpose, "slice": Tables._slice,
+              "embed": Tables._embed, "concatenate": Tables._concatenate, "sum": Tables._sum, "max": Tables._max,
+              "first_max": Tables._max, "matmul": Tables._matmul}

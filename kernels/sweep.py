@@ -1,0 +1,50 @@
+"""Chains of elementwise instructions over long arrays, a block at a time, so that what lies between stays in cache."""
+
+from ._context import CONTEXT, LOSS, UPDATE, WORKER
+from ._jit import kernel
+from ._primitives import PANEL, SIZE, call, copy, doubles, ints, reals
+
+BASE = 2  # cells for each address that moves with the block: the row's cell, the array's start
+
+
+@kernel
+def sweep(rows, row_bytes, count, bases, base_count, block, context, low, high):
+    """Run `count` elementwise instructions on groups [low, high) of PANEL elements, `block` groups at a time.
+
+    Each worker has rows and bases of its own, one after the other. An instruction finds an array of the program at
+    the block's place in it, and a value that only this sweep knows always at the same place in the worker's scratch.
+    """
+    worker = ints(context, CONTEXT)[WORKER]
+    first = rows + worker * count * row_bytes
+    moving = ints(bases + worker * base_count * BASE * 8, base_count * BASE)
+    status = 0
+    for begin in range(low, high, block):
+        for i in range(base_count):
+            ints(moving[i * BASE], 1)[0] = moving[i * BASE + 1] + begin * PANEL * SIZE
+        groups = min(block, high - begin)
+        for i in range(count):
+            row = first + i * row_bytes
+            status |= call(ints(row, 1)[0], row, context, 0, groups)
+    return status
+
+
+@kernel
+def fill(x, y, y_panel, y_panels, context, low, high):
+    """y = x[0], everywhere."""
+    count = (high - low) * PANEL
+    value = reals(x, 1)[0]
+    for panel in range(y_panels):
+        target = reals(y + (panel * y_panel + low * PANEL) * SIZE, count)
+        for i in range(count):
+            target[i] = value
+    return 0
+
+
+@kernel
+def observe(value, parameters, size, traces, update, context, low, high):
+    """Make `value` this step's loss; keep the parameters in the row of `traces` for this update, the first `update`."""
+    cells = ints(context, CONTEXT)
+    doubles(context, CONTEXT)[LOSS] = reals(value, 1)[0]
+    if traces and cells[WORKER] == 0:
+        copy(traces + (cells[UPDATE] - update) * size * SIZE, parameters, size)
+    return 0

@@ -1,0 +1,275 @@
+"""Ops on whole arrays: moving elements (broadcasting, transposing, slicing, joining), reductions, matrix products.
+
+In a graph program an array lies flat, in C order. Everything that only moves elements is one kernel, `move`: a copy
+between two strided views.
+"""
+
+import numpy as np
+
+from ._context import CONTEXT, SCRATCH
+from ._jit import kernel
+from ._op import Op, linear, register
+from ._primitives import LANES, PANEL, SIZE, add_rows, copy, ints, reals, select
+from .shapes import broadcast
+
+DIMENSIONS = 3  # cells of `move` for each: size, stride of the source, stride of the target
+CHUNK = 4096  # elements that one unit of a sum adds up
+
+
+@kernel
+def move(x, y, views, dimensions, context, low, high):
+    """y[view] = x[view], for indices [low, high) of the first dimension; `views` gives (size, x step, y step) of each.
+
+    Steps count elements. The last dimension is the inner loop.
+    """
+    cells = ints(views, dimensions * DIMENSIONS)
+    count = 1
+    for place in range(1, dimensions - 1):
+        count *= cells[place * DIMENSIONS]
+    inner = (dimensions - 1) * DIMENSIONS
+    size, x_step, y_step = cells[inner], cells[inner + 1], cells[inner + 2]
+    for first in range(low, high):
+        for number in range(count):
+            source, target, rest = first * cells[1], first * cells[2], number
+            for back in range(dimensions - 2):
+                place = (dimensions - 2 - back) * DIMENSIONS
+                index = rest % cells[place]
+                rest //= cells[place]
+                source += index * cells[place + 1]
+                target += index * cells[place + 2]
+            if x_step == 1 and y_step == 1:
+                copy(y + target * SIZE, x + source * SIZE, size)
+            elif x_step == 0 and y_step == 1:
+                value, line = reals(x + source * SIZE, 1)[0], reals(y + target * SIZE, size)
+                for i in range(size):
+                    line[i] = value
+            else:
+                for i in range(size):
+                    reals(y + (target + i * y_step) * SIZE, 1)[0] = reals(x + (source + i * x_step) * SIZE, 1)[0]
+    return 0
+
+
+@kernel
+def clear(y, context, low, high):
+    """Zero elements [low, high) of y."""
+    line = reals(y + low * SIZE, high - low)
+    for i in range(high - low):
+        line[i] = 0.0
+    return 0
+
+
+# Sums: elements are added in chunks of CHUNK, the chunks' sums in a next pass, so that neither accuracy nor bits depend
+# on how the work is dealt out.
+
+
+@kernel
+def sum_chunks(x, y, length, inner, chunks, context, low, high):
+    """y[o, c, j] = sum over chunk c of x[o, :, j]; units are pairs (o, c). x is (outer, length, inner)."""
+    own = ints(context, CONTEXT)[SCRATCH]
+    lanes = reals(own, PANEL)
+    for unit in range(low, high):
+        outer, first = unit // chunks, unit % chunks * CHUNK
+        count = min(CHUNK, length - first)
+        source = x + (outer * length + first) * inner * SIZE
+        target = reals(y + unit * inner * SIZE, inner)
+        if inner == 1:
+            whole = count // PANEL
+            add_rows(source, whole, PANEL // LANES, own)
+            total = lanes[0]
+            for i in range(1, PANEL):
+                total = total + lanes[i]
+            rest = reals(source, count)
+            for i in range(whole * PANEL, count):
+                total = total + rest[i]
+            target[0] = total
+        else:
+            for j in range(inner):
+                target[j] = 0.0
+            for i in range(count):
+                line = reals(source + i * inner * SIZE, inner)
+                for j in range(inner):
+                    target[j] = target[j] + line[j]
+    return 0
+
+
+@kernel
+def max_forward(x, y, length, inner, context, low, high):
+    """y[o, j] = the largest of x[o, :, j], NaN if there is one, for o in [low, high)."""
+    for outer in range(low, high):
+        target = reals(y + outer * inner * SIZE, inner)
+        line = reals(x + outer * length * inner * SIZE, inner)
+        for j in range(inner):
+            target[j] = line[j]
+        for i in range(1, length):
+            line = reals(x + (outer * length + i) * inner * SIZE, inner)
+            for j in range(inner):
+                target[j] = select(line[j] > target[j], line[j], select(line[j] != line[j], line[j], target[j]))
+    return 0
+
+
+@kernel
+def first_max(x, y, length, inner, context, low, high):
+    """y[o, i, j] = 1 at the first i where x[o, :, j] is largest, else 0, for o in [low, high)."""
+    for outer in range(low, high):
+        for j in range(inner):
+            best, place = reals(x + (outer * length * inner + j) * SIZE, 1)[0], 0
+            for i in range(length):
+                at = ((outer * length + i) * inner + j) * SIZE
+                value = reals(x + at, 1)[0]
+                reals(y + at, 1)[0] = 0.0
+                if value > best or (value != value and best == best):
+                    best, place = value, i
+            reals(y + ((outer * length + place) * inner + j) * SIZE, 1)[0] = 1.0
+    return 0
+
+
+# Shape rules, references and gradients.
+
+
+def _broadcast_shape(attributes, x):
+    if broadcast(x, attributes["shape"]) != attributes["shape"]:
+        raise ValueError(f"{x} does not broadcast to {attributes['shape']}")
+    return attributes["shape"]
+
+
+def _broadcast_gradient(graph, node, upstream):
+    (x,) = node.inputs
+    new = upstream.ndim - len(x.shape)
+    repeated = tuple(axis for axis, size in enumerate(upstream.shape)
+                     if axis < new or (x.shape[axis - new] == 1 and size != 1))
+    return (upstream.sum(repeated).reshape(x.shape),)
+
+
+register(Op("broadcast_to", _broadcast_shape, lambda attributes, x: np.broadcast_to(x, attributes["shape"]).copy(),
+            _broadcast_gradient, tangent=linear, cases=({"shape": (4, 3)},)))
+
+
+def _like(rule):
+    """A gradient rule that gives the upstream gradient the operand's shape."""
+    return lambda graph, node, upstream: (rule(upstream, node),)
+
+
+register(Op("reshape", lambda attributes, x: attributes["shape"], lambda attributes, x: x.reshape(attributes["shape"]),
+            _like(lambda up, node: up.reshape(node.inputs[0].shape)), tangent=linear, cases=({"shape": (2, 6)},)))
+
+
+def _transpose_shape(attributes, x):
+    if sorted(attributes["axes"]) != list(range(len(x))):
+        raise ValueError(f"axes must be an order of {tuple(range(len(x)))}, got {attributes['axes']}")
+    return tuple(x[axis] for axis in attributes["axes"])
+
+
+register(Op("transpose", _transpose_shape, lambda attributes, x: np.ascontiguousarray(x.transpose(attributes["axes"])),
+            _like(lambda up, node: up.transpose(tuple(np.argsort(node.attributes["axes"]).tolist()))),
+            tangent=linear, cases=({"axes": (1, 0)},)))
+
+
+def _view(attributes, array):
+    """The part of an array that `slice` reads and `embed` writes."""
+    part = array
+    for axis, (start, step, size) in enumerate(zip(*(attributes[name] for name in ("starts", "steps", "sizes")),
+                                                   strict=True)):
+        chosen = slice(None) if size is None else start + step * np.arange(size)
+        part = part[(slice(None),) * axis + (chosen,)]
+    return part
+
+
+def _embed(attributes, x):
+    y = np.zeros(attributes["shape"], x.dtype)
+    places = [np.arange(total) if size is None else start + step * np.arange(size)
+              for start, step, size, total in zip(*(attributes[name] for name in ("starts", "steps", "sizes")), y.shape,
+                                                  strict=True)]
+    y[np.ix_(*places)] = x
+    return y
+
+
+_SLICE = {"starts": (1, 0), "steps": (1, 2), "sizes": (2, 2)}
+register(Op("slice", lambda attributes, x: attributes["sizes"], lambda attributes, x: _view(attributes, x).copy(),
+            lambda graph, node, up: (graph.apply("embed", up, shape=node.inputs[0].shape, **node.attributes),),
+            tangent=linear, cases=(_SLICE,)))
+register(Op("embed", lambda attributes, x: attributes["shape"], _embed, lambda graph, node, up: (graph.apply(
+    "slice", up, **{name: value for name, value in node.attributes.items() if name != "shape"}),),
+    tangent=linear, cases=(_SLICE | {"shape": (4, 3)},)))
+
+
+def _joined_shape(attributes, *shapes):
+    axis = attributes["axis"]
+    rests = {shape[:axis] + shape[axis + 1 :] for shape in shapes}
+    if len(rests) > 1 or any(shape[axis] is None for shape in shapes):
+        raise ValueError(f"arrays joined along axis {axis}, never the batch, must agree in all others; got {shapes}")
+    return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
+
+
+def _joined_gradient(graph, node, upstream):
+    axis, first, parts = node.attributes["axis"], 0, []
+    for x in node.inputs:
+        size = x.shape[axis]
+        parts.append(upstream[(slice(None),) * axis + (slice(first, first + size),)])
+        first += size
+    return tuple(parts)
+
+
+register(Op("concatenate", _joined_shape, lambda attributes, *arrays: np.concatenate(arrays, attributes["axis"]),
+            _joined_gradient, tangent=linear, cases=({"axis": 1},)))
+
+
+def _without(attributes, x):
+    """The shape rule of reductions over the neighbouring axes `axes`, (first, stop)."""
+    first, stop = attributes["axes"]
+    return x[:first] + x[stop:]
+
+
+def _spread(value, node):
+    """A reduction's value or gradient, repeated over what was reduced."""
+    (x,) = node.inputs
+    first, stop = node.attributes["axes"]
+    return value.reshape(x.shape[:first] + (1,) * (stop - first) + x.shape[stop:]).broadcast_to(x.shape)
+
+
+_AXES = ({"axes": (0, 1)}, {"axes": (1, 2)}, {"axes": (0, 2)})
+register(Op("sum", _without, lambda attributes, x: x.sum(tuple(range(*attributes["axes"]))), _like(_spread),
+            tangent=linear, tolerance="row", cases=_AXES))
+
+
+def _marks(attributes, x):
+    first, stop = attributes["axes"]
+    flat = x.reshape(*x.shape[:first], -1, *x.shape[stop:])
+    places = np.expand_dims(flat.argmax(first), first)
+    marks = np.zeros_like(flat)
+    np.put_along_axis(marks, places, 1, first)
+    return marks.reshape(x.shape)
+
+
+def _max_gradient(graph, node, upstream):
+    return (_spread(upstream, node) * graph.apply("first_max", *node.inputs, **node.attributes),)
+
+
+def _max_tangent(graph, node, tangents):
+    marks = graph.apply("first_max", *node.inputs, **node.attributes)
+    return graph.apply("sum", tangents[0] * marks, **node.attributes)
+
+
+register(Op("max", _without, lambda attributes, x: x.max(tuple(range(*attributes["axes"]))), _max_gradient,
+            cpu=max_forward, tangent=_max_tangent, cases=_AXES))
+register(Op("first_max", lambda attributes, x: x, _marks, lambda graph, node, up: (None,), cpu=first_max,
+            tangent=lambda graph, node, tangents: None, cases=_AXES))
+register(Op("count", lambda attributes, x: (), lambda attributes, x: np.asarray(
+    np.prod([x.shape[axis] for axis in attributes["axes"]]), x.dtype), lambda graph, node, up: (None,),
+    tangent=lambda graph, node, tangents: None, cases=({"axes": (0,)},)))
+
+
+def _product_shape(attributes, x, y):
+    if len(x) != 2 or len(y) != 2 or x[1] != y[0]:
+        raise ValueError(f"needs matrices (m, k) and (k, n), got {x} and {y}")
+    return (x[0], y[1])
+
+
+def _product_tangent(graph, node, tangents):
+    (x, y), (dx, dy) = node.inputs, tangents
+    parts = [graph.apply("matmul", *pair) for pair in ((dx, y), (x, dy)) if None not in pair]
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+register(Op("matmul", _product_shape, lambda attributes, x, y: x @ y,
+            lambda graph, node, up: (up @ node.inputs[1].T, node.inputs[0].T @ up), tangent=_product_tangent,
+            tolerance="product"))

@@ -1,0 +1,145 @@
+"""Graphs of any expression: values and derivatives on both backends, for every op that is not a layer's."""
+
+import itertools
+
+import numpy as np
+import pytest
+from tolerances import close
+
+import hotloop as hl
+from hotloop import functions as f
+from hotloop.kernels import OPS
+from hotloop.kernels.tensors import CHUNK
+
+SIZES = [(), (1,), (31,), (33,), (64,), (3, 5), (2, 3, 4), (70, 1000)]
+ELEMENTWISE = sorted(name for name, op in OPS.items() if op.arity and op.gradient)
+POSITIVE = {"sqrt", "log", "power"}
+
+
+def numbers(shape, seed=0, low=-2.0, high=2.0):
+    return np.random.default_rng([seed, *shape]).uniform(low, high, shape)
+
+
+def operands(name, shape):
+    """Arrays for an op, away from poles and kinks, or, for comparisons and maxima, with some equal ones."""
+    arrays = [numbers(shape, seed, 0.2 if name in POSITIVE else -2.0) for seed in range(OPS[name].arity)]
+    if name in ("equal", "greater", "greater_equal", "maximum", "minimum"):
+        arrays = [np.round(array) for array in arrays]
+    if name == "where":
+        arrays[0] = np.round(arrays[0])
+    return arrays
+
+
+def run(build, arrays, backend, dtype="float64", batch=False, **options):
+    """What a program of `build(*inputs)` gives for arrays; gradients with respect to all, where asked."""
+    graph = hl.Graph()
+    nodes = [graph.input(f"x{i}", (None, *a.shape[1:]) if batch else a.shape) for i, a in enumerate(arrays)]
+    program = graph.compile(build(*nodes), backend=backend, dtype=dtype, **{
+        name: [nodes[i] for i in value] if name == "wrt" else value for name, value in options.items()})
+    return program(**{f"x{i}": a for i, a in enumerate(arrays)})
+
+
+def apply(name, **attributes):
+    return lambda *nodes: nodes[0].graph.apply(name, *nodes, **attributes)
+
+
+def cases(names):
+    return [pytest.param(name, case, id="-".join([name, *map(str, case.values())]))
+            for name in names for case in OPS[name].cases]
+
+
+# Ops
+
+
+@pytest.mark.parametrize(("name", "case"), cases(ELEMENTWISE))
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_elementwise(name, case, shape, dtype):
+    arrays = [array.astype(dtype) for array in operands(name, shape)]
+    kept = [array.copy() for array in arrays]
+    value = run(apply(name, **case), arrays, "cpu", dtype)
+    expected = OPS[name].reference(case, *(array.astype(np.float64) for array in arrays))
+    close(value, expected, dtype, "elementwise", scale=np.maximum(1, abs(np.asarray(expected))))
+    assert isinstance(value, float) if shape == () else value.dtype == dtype
+    assert all(np.array_equal(array, old) for array, old in zip(arrays, kept, strict=True))
+
+
+BATCHED = [
+    (lambda x: x.sum(), (5, 3)), (lambda x: x.sum(0), (700, 3)), (lambda x: x.sum((0, 2)), (5, 3, 4)),
+    (lambda x: x.sum(1, keepdims=True), (5, 33)), (lambda x: x.sum(-1), (3, 2 * CHUNK + 7)),
+    (lambda x: x.mean(), (5, 3)), (lambda x: x.mean((1, 2)), (5, 3, 4)), (lambda x: x.max(), (40, 3)),
+    (lambda x: x.max(1), (5, 3, 4)),
+    (lambda x: x.max((0, 2)), (5, 3, 4)), (lambda x: x.max(0), (9, 100)), (lambda x: x.T, (5, 3)),
+    (lambda x: x.transpose(1, 2, 0), (5, 3, 4)), (lambda x: x[:, 1], (5, 3)), (lambda x: x[:, ::-1], (5, 4)),
+    (lambda x: x[..., 1:5:3, None], (5, 6)), (lambda x: x[:, -1, 0:2], (5, 3, 4)),
+    (lambda x: x.reshape(-1, 2, 3), (5, 6)),
+    (lambda x, y: x @ y.T, (5, 3), (5, 3)), (lambda x, y: x.T @ y, (70, 33), (70, 17)),
+    (lambda x, y: f.concatenate([x, 2 * y], 1), (5, 3), (5, 4)), (lambda x, y: f.stack([x, y], -1), (5, 3), (5, 3)),
+    (lambda x, y: x + y[:, :1], (5, 3), (5, 3)), (lambda x: x + np.arange(3.0), (5, 3)),
+    (lambda x: x * np.arange(4.0)[:, None, None] + 1, (3, 2)), (lambda x: f.logsumexp(x, 1), (5, 3)),
+    (lambda x: f.softmax(x), (5, 3)), (lambda x: f.log_softmax(x, 0), (5, 3)),
+]
+FIXED = [
+    (lambda x, y: x @ y[0], (70, 33), (70, 33)), (lambda x, y: x[0] @ y.T, (70, 33), (70, 33)),
+    (lambda x: x[2], (5, 3)), (lambda x: x[1::2, None, ::-1], (5, 3)), (lambda x: x.reshape(-1), (5, 3)),
+    (lambda x, y: f.concatenate([x, y, x]), (5, 3), (2, 3)), (lambda x: x.T.reshape(3, 5).T, (3, 5)),
+    (lambda x: x.sum(0).broadcast_to((4, 2, 3)), (5, 3)), (lambda x: x[0] @ x[1], (2, 300)),
+]
+
+
+@pytest.mark.parametrize(("case", "batch"), [(case, False) for case in FIXED] + list(
+    itertools.product(BATCHED, [False, True])), ids=str)
+def test_arrays(case, batch, dtype):
+    build, *shapes = case
+    arrays = [numbers(shape, seed).astype(dtype) for seed, shape in enumerate(shapes)]
+    expected = run(build, [array.astype(np.float64) for array in arrays], "numpy", batch=batch)
+    terms = max(map(np.size, arrays))
+    for threads in (1, 3):
+        value = run(build, arrays, "cpu", dtype, batch, threads=threads)
+        close(value, expected, dtype, "row", terms, scale=max(1, np.abs(expected).max()))
+
+
+def test_threads_change_no_bit():
+    arrays = [numbers((70, 300)).astype(np.float32), numbers((300, 40)).astype(np.float32)]
+
+    def build(x, y):
+        z = f.exp(f.tanh(x @ y) - 0.5)
+        return (z * z / (1 + z)).sum(0).max() + (x * 2).mean()
+
+    results = [run(build, arrays, "cpu", "float32", wrt=[0, 1], threads=threads) for threads in (1, 2, 3, 5)]
+    for value, gradients in results[1:]:
+        assert value == results[0][0]
+        assert all(np.array_equal(gradients[name], results[0][1][name]) for name in gradients)
+
+
+# Derivatives
+
+
+def difference(build, arrays, place, seed, step=1e-6):
+    """Central differences of sum(seed * build(...)) with respect to one array."""
+    gradient = np.zeros_like(arrays[place])
+    for index in np.ndindex(gradient.shape):
+        values = []
+        for sign in (1, -1):
+            moved = [array.copy() for array in arrays]
+            moved[place][index] += sign * step
+            values.append(np.sum(seed * run(build, moved, "numpy")))
+        gradient[index] = (values[0] - values[1]) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize(("name", "case"), cases([name for name in ELEMENTWISE if name != "detach"]))
+def test_gradients_equal_differences(name, case):
+    arrays = [numbers((3,), seed, 0.3, 1.7) for seed in range(OPS[name].arity)]
+    if name not in POSITIVE:
+        arrays[0] = -arrays[0]
+    seed, build = numbers((3,), 9), apply(name, **case)
+    for place in range(len(arrays)):
+        wanted = difference(build, arrays, place, seed)
+        for backend in ("numpy", "cpu"):
+            _, gradients = run(build, arrays, backend, wrt=[place], seed=seed)
+            np.testing.assert_allclose(gradients[f"x{place}"], wanted, rtol=1e-6, atol=1e-8)
+
+
+def test_a_detached_node_is_a_constant():
+    _, gradients = run(lambda x: (f.detach(x) * x).sum(), [np.array([2.0, 3.0])], "cpu", wrt=[0])
+    assert gradients["x0"].tolist() == [2, 3]
