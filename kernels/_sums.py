@@ -1,6 +1,7 @@
 """Unevaluated sums: pairs (high, low) whose exact sum has about twice the digits of `real`, |low| far below |high|.
 
-Sum and product after D. Knuth (The Art of Computer Programming 2, 4.2.2) and T. Dekker (Numerische Mathematik 18, 1971).
+Sum and product after D. Knuth (The Art of Computer Programming 2, section 4.2.2) and T. Dekker (Numerische Mathematik
+18, 1971).
 """
 
 from ._primitives import FUSED, chop, fma
@@ -36,4 +37,4 @@ def quotient(high, low, over_high, over_low):
     inverse = 1.0 / over_high
     q = high * inverse
     p, rest = two_product(q, over_high)
-    return q, ((high - p) - rest + low - q * over_low) * inverse
+    return q, ((high - p) - rest + fma(-q, over_low, low)) * inverse

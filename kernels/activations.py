@@ -14,14 +14,14 @@ from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
-from ._primitives import LANES, PANEL, SIZE, ByPrecision, fma, ints, real, reals, select
+from ._primitives import LANES, PANEL, SIZE, ByPrecision, copy, fma, ints, real, reals, select
 from ._sums import two_product, two_sum
 from .elementary import (
     exp,
     normal_cdf,
     normal_cdf_parts,
     normal_pdf,
-    scale,
+    scale_below,
     sigmoid,
     sigmoid_parts,
     sigmoid_slope,
@@ -58,10 +58,10 @@ def _forward_kernel(name, value):
     def forward(x, x_panel, y, y_panel, y_panels, p: float, context, low, high):
         parameter, count = real(p), (high - low) * PANEL
         for panel in range(y_panels):
-            source = reals(x + (panel * x_panel + low * PANEL) * SIZE, count)
-            target = reals(y + (panel * y_panel + low * PANEL) * SIZE, count)
+            target = _moved(x + (panel * x_panel + low * PANEL) * SIZE,
+                            y + (panel * y_panel + low * PANEL) * SIZE, count)
             for i in range(count):
-                target[i] = value(source[i], parameter)
+                target[i] = value(target[i], parameter)
         return 0
 
     return _named(forward, f"{name}_forward")
@@ -71,14 +71,21 @@ def _backward_kernel(name, slope):
     def backward(dy, dy_panel, saved, saved_panel, dx, dx_panel, dx_panels, p: float, context, low, high):
         parameter, count = real(p), (high - low) * PANEL
         for panel in range(dx_panels):
-            up = reals(dy + (panel * dy_panel + low * PANEL) * SIZE, count)
             kept = reals(saved + (panel * saved_panel + low * PANEL) * SIZE, count)
-            target = reals(dx + (panel * dx_panel + low * PANEL) * SIZE, count)
+            target = _moved(dy + (panel * dy_panel + low * PANEL) * SIZE,
+                            dx + (panel * dx_panel + low * PANEL) * SIZE, count)
             for i in range(count):
-                target[i] = up[i] * slope(kept[i], parameter)
+                target[i] = target[i] * slope(kept[i], parameter)
         return 0
 
     return _named(backward, f"{name}_backward")
+
+
+def _moved(source, target, count):
+    """View the target, with the source's values in it: a loop over two spans that are the same would not vectorise."""
+    if source != target:
+        copy(target, source, count)
+    return reals(target, count)
 
 
 def _named(function, name):
@@ -156,9 +163,9 @@ _GELU_FAR = 40.0
 
 
 def _gelu(x, p):
-    high, low, k = normal_cdf_parts(x)
     x = select(x < -_GELU_FAR, -_GELU_FAR, x)
-    return scale(fma(x, high, x * low), k)
+    high, low, k = normal_cdf_parts(x)
+    return scale_below(x, fma(x, high, x * low), k)
 
 
 def _gelu_slope(x, p):
@@ -196,7 +203,7 @@ def _gelu_tanh(x, p):
     slope_low += _GELU_FIRST[1] + (third_low + _GELU_THIRD[0] * square_low + _GELU_THIRD[1] * square)
     u, u_low = two_product(a, slope)
     high, low, k = sigmoid_parts(u, u_low + a * slope_low)
-    return scale(fma(x, high, x * low), k)
+    return scale_below(x, fma(x, high, x * low), k)
 
 
 def _gelu_tanh_slope(x, p):

@@ -84,6 +84,11 @@ def scale(x, k):
     return x * exp2i(half) * exp2i(k - half)
 
 
+def scale_below(x, y, k):
+    """y, times 2**k where x is negative."""
+    return select(x < 0.0, scale(y, k), y)
+
+
 def exp_parts(high, low):
     """(m, k) with exp(high + low) = (1 + m) 2**k, k integral; `low` is small against `high`."""
     x = select(high < _RANGE[0], _RANGE[0], select(high > _RANGE[1], _RANGE[1], high))
@@ -104,16 +109,16 @@ def exp(x):
     return exp_sum(x, 0.0)
 
 
-def expm1_parts(x):
-    """e**x - 1 as an unevaluated sum, for x >= -40 and half of it in the range of the type, in halves."""
+def half_expm1_sum(x):
+    """(e**x - 1) / 2 as an unevaluated sum, for x >= -40; the half is in the range of the type for longer."""
     m, k = exp_parts(x, 0.0)
     power = exp2i(k - 1.0)
-    return two_sum(power - 0.5, power * m)
+    return two_sum_ordered(power - 0.5, power * m)
 
 
 def expm1(x):
     """e**x - 1, accurate near 0."""
-    high, low = expm1_parts(select(x < -40.0, -40.0, x))
+    high, low = half_expm1_sum(select(x < -40.0, -40.0, x))
     return select(x == 0.0, x, 2.0 * (high + low))
 
 
@@ -206,20 +211,20 @@ def whole(x):
 
 
 def sigmoid_parts(high, low):
-    """(s, rest, k) with (s + rest) 2**k = 1 / (1 + exp(-(high + low)))."""
+    """(s, rest, k) with s + rest, times 2**k where high < 0, equal to 1 / (1 + exp(-(high + low)))."""
     negative = high < 0.0
     m, k = exp_parts(select(negative, high, -high), select(negative, low, -low))
     e, e_low = two_sum_ordered(1.0, m)
     power = scale(1.0, k)
     over, over_low = two_sum_ordered(1.0, e * power)
     s, rest = quotient(select(negative, e, 1.0), select(negative, e_low, 0.0), over, over_low + e_low * power)
-    return s, rest, select(negative, k, 0.0)
+    return s, rest, k
 
 
 def sigmoid(x):
     """1 / (1 + exp(-x)), relative accuracy at both ends."""
     s, rest, k = sigmoid_parts(x, 0.0)
-    return scale(s + rest, k)
+    return scale_below(x, s + rest, k)
 
 
 def sigmoid_slope(x):
@@ -230,11 +235,11 @@ def sigmoid_slope(x):
 
 
 def tanh(x):
-    """(exp(2a) - 1) / (exp(2a) + 1) with a = |x|, from exp(2a) - 1 without cancellation."""
+    """h / (h + 1) with h = (exp(2|x|) - 1) / 2, and the sign of x."""
     a = select(x < 0.0, -x, x)
     a = select(a > 20.0, 20.0, a)  # 1 to the last bit of either type
-    high, low = expm1_parts(2.0 * a)
-    over, over_low = two_sum(high, 1.0)
+    high, low = half_expm1_sum(2.0 * a)
+    over, over_low = two_sum_ordered(1.0, high)
     t, rest = quotient(high, low, over, over_low + low)
     return select(a == 0.0, x, select(x < 0.0, -t - rest, t + rest))
 
@@ -266,17 +271,17 @@ def normal_tail_parts(a):
 
 
 def normal_cdf_parts(x):
-    """(p, rest, k) with (p + rest) 2**k = P(Z <= x) for a standard normal Z."""
+    """(p, rest, k) with p + rest, times 2**k where x < 0, equal to P(Z <= x) for a standard normal Z."""
     negative = x < 0.0
     p, rest, k = normal_tail_parts(select(negative, -x, x))
     high, low = two_sum_ordered(1.0, -scale(p + rest, k))
-    return select(negative, p, high), select(negative, rest, low), select(negative, k, 0.0)
+    return select(negative, p, high), select(negative, rest, low), k
 
 
 def normal_cdf(x):
     """P(Z <= x) = erfc(-x / sqrt 2) / 2 for a standard normal Z, relative accuracy in the lower tail."""
     p, rest, k = normal_cdf_parts(x)
-    return scale(p + rest, k)
+    return scale_below(x, p + rest, k)
 
 
 def erf(x):

@@ -1,15 +1,14 @@
 """How far the elementwise functions lie from the exact ones in float32: writes docs/accuracy.md.
 
-`python tests/accuracy.py [--every N] [names]` runs every elementwise op of one operand that stands in the op table, and
-the functions of `hotloop.kernels.elementary`, or those named, on all 2**32 bit patterns, or on one in N, drawn from each
-N that follow each other. The compiled kernels compute, float64 formulas of NumPy and SciPy judge. Rows of the table that
-were not run are kept. Each processor, with or without fused multiply-adds, has a table of its own;
-`NUMBA_CPU_NAME=generic` makes that of processors without.
+`python tests/accuracy.py [--every N] [names]` runs every elementwise op of one operand in the op table, and the functions
+of `hotloop.kernels.elementary`, or those named, on all 2**32 bit patterns, or on one drawn from each N that follow each
+other. The compiled kernels compute, float64 formulas of NumPy and SciPy judge. Rows of the document that were not run
+stay as they are. Processors with and without fused multiply-adds have a table each; `NUMBA_CPU_NAME=generic` stands for
+the others.
 """
 
 import argparse
 import math
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ from hotloop.kernels._target import cores, host
 from hotloop.plan import plan
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "accuracy.md"
+HEADER = """| function | largest error, ULP | at | wrong special values | subnormal results | tested | seconds |
+|---|---|---|---|---|---|---|"""
 PATTERNS, CHUNK, COLUMNS = 2**32, 2**18, 64
 
 
@@ -49,7 +50,7 @@ REFERENCES = {
     "cos": np.cos,
     "erf": special.erf,
     "normal_cdf": special.ndtr,
-    "normal_pdf": lambda x: np.exp(-x * x / 2) / math.sqrt(2 * math.pi),
+    "normal_pdf": lambda x: np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi),
     "gelu": lambda x: np.maximum(x, -40) * special.ndtr(x),
     "gelu_tanh": _gelu_tanh,
 }
@@ -113,47 +114,54 @@ def _function(value, dtype):
     return evaluate
 
 
-@dataclass
+@dataclass(frozen=True)
 class Findings:
     """What came out of some arguments: the largest error in units in the last place, where, and what was wrong.
 
-    wrong: results that are NaN and should not be or the other way round, zeros of the wrong sign, poles missed.
-    subnormal: exact results below the normal numbers; flushed: those that came out as zero and should not have.
+    wrong: results that are NaN and should not be or the other way round, zeros of the wrong sign, missed infinities.
+    subnormals: "none" where no result lies below the normal numbers, "flushed" if one of them came out as zero though
+    it should not, else "gradual".
     """
 
     error: float = 0.0
     at: float = 0.0
     wrong: int = 0
-    subnormal: int = 0
-    flushed: int = 0
+    subnormals: str = "none"
 
     def __add__(self, other):
         worst = max(self, other, key=lambda findings: findings.error)
-        return Findings(worst.error, worst.at, self.wrong + other.wrong, self.subnormal + other.subnormal,
-                        self.flushed + other.flushed)
+        return Findings(worst.error, worst.at, self.wrong + other.wrong,
+                        min(self.subnormals, other.subnormals))  # in the order of the alphabet
 
-    @property
-    def subnormals(self):
-        """How results below the normal numbers are treated."""
-        return "none" if not self.subnormal else "flushed" if self.flushed else "gradual"
+    def cells(self):
+        """The columns of the document."""
+        return [f"{math.ceil(self.error * 100) / 100:.2f}", f"{self.at:.9g}" if self.error else "", str(self.wrong),
+                self.subnormals]
 
 
 def judge(x, y, exact):
-    """Compare float32 results `y` at `x` with float64 values: the distance from the exact value, not its rounding.
+    """Compare float32 results `y` at `x` with float64 values: their distance from the value, not from its rounding.
 
-    A unit is the spacing of float32 at the exact value. Infinity counts as 2**128, so that overflow is an error of its
-    distance, too.
+    A unit is the spacing of float32 at the value; infinity counts as 2**128. The error of a value that is rounded
+    correctly is given as 1/2, or as 0 if it is exact.
     """
-    limits = np.finfo(np.float32)
-    wrong = (np.isnan(y) != np.isnan(exact)) | (np.isinf(exact) & np.isinf(x) & (y != exact))
-    wrong |= ((y == 0) | (exact == 0)) & (np.signbit(y) != np.signbit(exact)) & ~np.isnan(exact)
-    size = np.minimum(abs(exact), 2.0**128)
-    unit = np.spacing(np.minimum(size, float(limits.max)).astype(np.float32)).astype(np.float64)
-    error = abs(np.clip(y, -(2.0**128), 2.0**128, dtype=np.float64) - np.copysign(size, exact)) / unit
-    error[np.isnan(error)] = 0
-    worst, small = error.argmax(), (size < limits.tiny) & (size >= limits.smallest_subnormal)
-    return Findings(float(error[worst]), float(x[worst]), int(wrong.sum()), int(small.sum()),
-                    int((small & (y == 0)).sum()))
+    rounded = exact.astype(np.float32)
+    size = rounded.view(np.uint32) & 0x7fffffff
+    small = (size - 1 < 0x7fffff) & (size > 0)
+    subnormals = "none" if not small.any() else "flushed" if (y[small] == 0).any() else "gradual"
+    off = np.flatnonzero(rounded.view(np.uint32) != y.view(np.uint32))
+    off = off[~(np.isnan(y[off]) & np.isnan(exact[off]))]
+    if not off.size:
+        inexact = np.flatnonzero((y != exact) & ~np.isinf(y) & ~np.isnan(y))
+        return Findings(0.5, float(x[inexact[0]]), 0, subnormals) if inexact.size else Findings(subnormals=subnormals)
+    x, y, exact, rounded = x[off], y[off].astype(np.float64), exact[off], rounded[off]
+    wrong = np.isnan(y) | np.isnan(exact) | (np.isinf(exact) & np.isinf(x)) | (y == 0) & (exact == 0)
+    wrong |= (np.signbit(y) != np.signbit(exact)) & ((y == 0) | (exact == 0))
+    unit = np.spacing(np.minimum(abs(rounded), np.finfo(np.float32).max)).astype(np.float64)
+    error = abs(np.clip(y, -(2.0**128), 2.0**128) - np.clip(exact, -(2.0**128), 2.0**128)) / unit
+    error[wrong] = 0
+    worst = error.argmax()
+    return Findings(float(error[worst]), float(x[worst]), int(wrong.sum()), subnormals)
 
 
 def arguments(first, count, every):
@@ -175,34 +183,45 @@ def examine(name, first, every):
         return judge(x, y, np.asarray(reference(name)(x.astype(np.float64))))
 
 
-def table(text, title):
-    """The rows of a section of the document, by name: error, place, wrong values, subnormals, tested, seconds."""
-    _, found, section = text.partition(f"## {title}\n")
-    lines = [line.strip("| ").split(" | ") for line in section.partition("\n## ")[0].splitlines() if line[:2] == "| "]
-    return {name.strip("`"): cells for name, *cells in lines[1:]} if found else {}
+def section():
+    """The heading of this processor's table."""
+    return "With fused multiply-adds" if host().fused else "Without fused multiply-adds"
 
 
-def title():
-    """The section of this processor."""
-    return "With fused multiply-adds" if host().bindings(np.float32)["FUSED"] else "Without fused multiply-adds"
+def published(heading):
+    """The document's table under a heading: name -> cells (error, at, wrong, subnormals, tested, seconds)."""
+    _, _, text = DOCUMENT.read_text("utf-8").partition(f"\n## {heading}\n")
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")]
+            for line in text.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return {name: cells for name, *cells in rows}
+
+
+def write(rows):
+    """Put this processor's table into the document."""
+    head, mark, text = DOCUMENT.read_text("utf-8").partition(f"\n## {section()}\n")
+    _, following, rest = text.partition("\n## ")
+    lines = [f"| `{name}` | {' | '.join(cells)} |" for name, cells in sorted(rows.items())]
+    DOCUMENT.write_text(f"{head}{mark}\n{HEADER}\n" + "\n".join(lines) + "\n" + following + rest, "utf-8")
 
 
 def main():
     """Run what the command line asks for and write the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=1, help="one bit pattern in so many (a power of two)")
+    parser.add_argument("--every", type=int, default=1, help="one bit pattern in so many, a power of two")
     parser.add_argument("names", nargs="*", help="functions to run; all, if none is named")
     options = parser.parse_args()
-    for name in options.names or names():
-        compiled(name, np.float32)
+    for name in options.names or names():  # before the fork: no process compiles what another one does
+        compiled(name, np.float32)(np.zeros(COLUMNS, np.float32))
+    chunks = range(0, PATTERNS, CHUNK * options.every)
+    tested = f"one of {options.every}" if options.every > 1 else "all"
     with ProcessPoolExecutor(cores(), get_context("fork")) as pool:
         for name in options.names or names():
             started = time.perf_counter()
-            chunks = range(0, PATTERNS, CHUNK * options.every)
             results = pool.map(examine, [name] * len(chunks), chunks, [options.every] * len(chunks), chunksize=16)
-            findings = sum(results, Findings())
-            print(f"{name:15} {findings} {time.perf_counter() - started:.0f} s", flush=True)
+            cells = [*sum(results, Findings()).cells(), tested, f"{time.perf_counter() - started:.0f}"]
+            print(name, *cells, flush=True)
+            write(published(section()) | {name: cells})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
