@@ -17,6 +17,7 @@ SIZE = 8  # bytes of one `real`
 LANES = 4  # `real`s in one vector register
 PANEL = 8  # columns of a weight panel: two vectors
 TILE = 6  # rows of the register tile
+FUSED = False  # `fma` rounds once
 
 
 class ByPrecision(tuple):

@@ -21,6 +21,11 @@ class Target:
     lanes32: int
     rows: int
 
+    @property
+    def fused(self):
+        """Whether it multiplies and adds with one rounding: an option of x86, a part of every 64-bit ARM."""
+        return "+fma" in self.features.split(",") or _arm()
+
     def bindings(self, dtype):
         """The module-level names of `_primitives` as they are for this target and dtype."""
         dtype = np.dtype(dtype)
@@ -32,6 +37,7 @@ class Target:
             "LANES": lanes,
             "PANEL": 2 * lanes,
             "TILE": self.rows,
+            "FUSED": self.fused,
         }
 
 
@@ -59,4 +65,8 @@ def host():
         return Target(cpu, features, 16, 14)
     if "avx" in present:
         return Target(cpu, features, 8, 6)
-    return Target(cpu, features, 4, 14 if llvm.get_process_triple().startswith(("aarch64", "arm64")) else 6)
+    return Target(cpu, features, 4, 14 if _arm() else 6)
+
+
+def _arm():
+    return llvm.get_process_triple().startswith(("aarch64", "arm64"))

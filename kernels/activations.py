@@ -14,8 +14,19 @@ from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
-from ._primitives import LANES, PANEL, SIZE, ints, real, reals, select
-from .elementary import exp, normal_cdf, normal_pdf, sigmoid, sigmoid_slope, tanh
+from ._primitives import LANES, PANEL, SIZE, ByPrecision, copy, fma, ints, real, reals, select
+from ._sums import two_product, two_sum
+from .elementary import (
+    exp,
+    normal_cdf,
+    normal_cdf_parts,
+    normal_pdf,
+    scale_below,
+    sigmoid,
+    sigmoid_parts,
+    sigmoid_slope,
+    tanh,
+)
 from .gemm import PLAIN, POSITIVE, WHERE_POSITIVE
 
 ACTIVATIONS: dict[str, str] = {}  # name -> the attribute that holds its parameter, "" for none
@@ -48,10 +59,10 @@ def _forward_kernel(name, value):
     def forward(x, x_panel, y, y_panel, y_panels, p: float, context, low, high):
         parameter, count = real(p), (high - low) * PANEL
         for panel in range(y_panels):
-            source = reals(x + (panel * x_panel + low * PANEL) * SIZE, count)
-            target = reals(y + (panel * y_panel + low * PANEL) * SIZE, count)
+            target = _moved(x + (panel * x_panel + low * PANEL) * SIZE,
+                            y + (panel * y_panel + low * PANEL) * SIZE, count)
             for i in range(count):
-                target[i] = value(source[i], parameter)
+                target[i] = value(target[i], parameter)
         return 0
 
     return _named(forward, f"{name}_forward")
@@ -61,14 +72,21 @@ def _backward_kernel(name, slope):
     def backward(dy, dy_panel, saved, saved_panel, dx, dx_panel, dx_panels, p: float, context, low, high):
         parameter, count = real(p), (high - low) * PANEL
         for panel in range(dx_panels):
-            up = reals(dy + (panel * dy_panel + low * PANEL) * SIZE, count)
             kept = reals(saved + (panel * saved_panel + low * PANEL) * SIZE, count)
-            target = reals(dx + (panel * dx_panel + low * PANEL) * SIZE, count)
+            target = _moved(dy + (panel * dy_panel + low * PANEL) * SIZE,
+                            dx + (panel * dx_panel + low * PANEL) * SIZE, count)
             for i in range(count):
-                target[i] = up[i] * slope(kept[i], parameter)
+                target[i] = target[i] * slope(kept[i], parameter)
         return 0
 
     return _named(backward, f"{name}_backward")
+
+
+def _moved(source, target, count):
+    """View the target, with the source's values in it: a loop over two spans that are the same would not vectorise."""
+    if source != target:
+        copy(target, source, count)
+    return reals(target, count)
 
 
 def _named(function, name):
@@ -139,11 +157,16 @@ def _tanh_slope(y, p):
 
 activation("tanh", _tanh, _tanh_slope, "y", lambda x, p: np.tanh(x), lambda y, p: 1 - y * y)
 
-# GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P.
+# GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P. Below
+# -_GELU_FAR both are zero; -inf there has the limit of the function, which is not the product.
+
+_GELU_FAR = 40.0
 
 
 def _gelu(x, p):
-    return x * normal_cdf(x)
+    x = select(x < -_GELU_FAR, -_GELU_FAR, x)
+    high, low, k = normal_cdf_parts(x)
+    return scale_below(x, fma(x, high, x * low), k)
 
 
 def _gelu_slope(x, p):
@@ -159,15 +182,29 @@ def _numpy_normal_pdf(x):
     return np.exp(-0.5 * x * x) * x.dtype.type(1 / math.sqrt(2 * math.pi))
 
 
-activation("gelu", _gelu, _gelu_slope, "x", lambda x, p: x * _numpy_normal_cdf(x),
+activation("gelu", _gelu, _gelu_slope, "x", lambda x, p: np.maximum(x, -_GELU_FAR) * _numpy_normal_cdf(x),
            lambda x, p: _numpy_normal_cdf(x) + x * _numpy_normal_pdf(x))
 
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2/pi)
 _GELU_CUBE = 0.044715
+# 2 sqrt(2/pi), and its product with the cube's coefficient, as unevaluated sums
+_GELU_FIRST = ByPrecision(single=(1.5957691669464111, -4.534068042105271576e-8),
+                          double=(1.5957691216057308, -9.969308809110920315e-17))
+_GELU_THIRD = ByPrecision(single=(0.07135481387376785, 2.398832395993135627e-9),
+                          double=(0.07135481627260025, -6.175149918155315453e-19))
 
 
 def _gelu_tanh(x, p):
-    return x * sigmoid(_GELU_SCALE * (x + _GELU_CUBE * (x * x * x)))  # (1 + tanh u) / 2 = sigmoid(2u)
+    """(1 + tanh u) / 2 = sigmoid(2u); the exponential in it would magnify a rounding of u."""
+    x = select(x < -_GELU_FAR, -_GELU_FAR, x)
+    a = select(x > _GELU_FAR, _GELU_FAR, x)
+    square, square_low = two_product(a, a)
+    third, third_low = two_product(_GELU_THIRD[0], square)
+    slope, slope_low = two_sum(_GELU_FIRST[0], third)
+    slope_low += _GELU_FIRST[1] + (third_low + _GELU_THIRD[0] * square_low + _GELU_THIRD[1] * square)
+    u, u_low = two_product(a, slope)
+    high, low, k = sigmoid_parts(u, u_low + a * slope_low)
+    return scale_below(x, fma(x, high, x * low), k)
 
 
 def _gelu_tanh_slope(x, p):
@@ -176,6 +213,7 @@ def _gelu_tanh_slope(x, p):
 
 
 def _numpy_gelu_tanh(x, p):
+    x = np.maximum(x, -_GELU_FAR)
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)))
 
 
