@@ -3,11 +3,38 @@
 if __name__ == "engine":
     raise ImportError("import hotloop, not engine: after `pip install -e .` that is the name of this folder")
 
+from .activations import (
+    CELU,
+    ELU,
+    GELU,
+    SELU,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    Identity,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    Mish,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softmin,
+    Softplus,
+    Softshrink,
+    Softsign,
+    Tanh,
+    Tanhshrink,
+    Threshold,
+)
 from .callbacks import Callback, ProgressBar
 from .checkpoint import load, save
 from .errors import NonFiniteError
 from .history import History
-from .layers import GELU, Activation, Dense, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from .layers import Activation, Dense
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .network import Sequential
 from .optimizers import SGD, Adam, AdamW
@@ -15,7 +42,9 @@ from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "GELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback", "CrossEntropyLoss", "Dense",
-    "History", "Identity", "L1Loss", "LeakyReLU", "MSELoss", "NonFiniteError", "ProgressBar", "ReLU", "Sequential",
-    "Sigmoid", "Softmax", "Tanh", "Trainer", "load", "save",
+    "CELU", "ELU", "GELU", "SELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback",
+    "CrossEntropyLoss", "Dense", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "History", "Identity",
+    "L1Loss", "LeakyReLU", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "NonFiniteError", "ProgressBar", "ReLU",
+    "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh",
+    "Tanhshrink", "Threshold", "Trainer", "load", "save",
 ]

@@ -35,6 +35,15 @@ _ERFCX = ByPrecision(
             -9.733875167494142857e-7, 1.741901194519436625e-6, -5.741076073013915709e-8, -2.485110865021070613e-7,
             2.339853431304089694e-8, 3.195398612057818066e-8, -3.798189797736207192e-9, -2.618520156503144799e-9,
             3.205262337928915708e-10))
+# (x - tanh x) / x**3 as a function of x**2, for |x| <= 1
+_TANH = ByPrecision(
+    single=(0.3333333314446477504, -0.1333330932097050132, 0.05396317989572338561, -0.02182801225764438855,
+            0.008693095495666356916, -0.003199306830809984279, 0.0009176687777148156184, -0.0001410192392367202548),
+    double=(0.3333333333333333279, -0.1333333333333305789, 0.05396825396802122716, -0.02186948852835533978,
+            0.00886323539213936591, -0.003592126559203570279, 0.001455823936068360959, -0.0005899760398307975054,
+            0.0002389471723111170951, -0.0000964412906661871219, 0.00003835599677362593362,
+            -0.00001456863917811378426, 4.95867143379535513e-6, -1.364270208160344767e-6, 2.587688210927311016e-7,
+            -2.453389404960139365e-8))
 
 
 def rint(x):
@@ -63,6 +72,13 @@ def exp(x):
     return exp_sum(x, 0.0)
 
 
+def expm1(x):
+    """e**x - 1, accurate near 0."""
+    m, k = exp_parts(select(x < -40.0, -40.0, x), 0.0)  # -1 to the last bit of either type
+    half = rint(k * 0.5)
+    return (m + (1.0 - exp2i(-select(k > 60.0, 60.0, k)))) * exp2i(half) * exp2i(k - half)
+
+
 def log(x):
     """ln x for positive normal x; -inf at 0, NaN below."""
     safe = select(x > 0.0, select(x < _INFINITY, x, 1.0), 1.0)
@@ -82,6 +98,11 @@ def log1p(x):
     """ln(1 + x) for x >= 0, accurate near 0 (W. Kahan's correction of the rounded sum)."""
     w = 1.0 + x
     return select(x < _INFINITY, log(w) + (x - (w - 1.0)) / w, x)
+
+
+def softplus(x):
+    """ln(1 + exp(x)), relative accuracy below, no overflow above."""
+    return select(x > 0.0, x, 0.0) + log1p(exp(select(x > 0.0, -x, x)))
 
 
 def sigmoid(x):
@@ -106,6 +127,12 @@ def tanh(x):
     e = fma(power, m, power - 1.0)
     t = e / (e + 2.0)
     return select(a == 0.0, x, select(x < 0.0, -t, t))
+
+
+def tanhshrink(x):
+    """x - tanh x, by a polynomial where the two are close."""
+    z = x * x
+    return select(z < 1.0, x * z * horner(z, _TANH), x - tanh(x))
 
 
 def half_square_exp(x):
