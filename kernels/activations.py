@@ -15,7 +15,7 @@ import numpy as np
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._primitives import PANEL, SIZE, real, reals, select
-from .elementary import exp, expm1, normal_cdf, normal_pdf, sigmoid, sigmoid_slope, softplus, tanh, tanhshrink
+from .elementary import clamp, exp, expm1, normal_cdf, normal_pdf, sigmoid, sigmoid_slope, softplus, tanh, tanhshrink
 from .gemm import PLAIN
 
 ACTIVATIONS: dict[str, tuple[str, ...]] = {}  # name -> names of its parameters
@@ -27,10 +27,13 @@ def activation(name, value, slope, saves, reference, reference_slope, cases=({},
 
     value, slope, reference, reference_slope: functions of x (the slopes: of what `saves` names, "x" or "y"), then of
     the parameters, at most two. cases: parameters to test the op with; finish: see `Op`, forward and backward.
+    Raises ValueError where the name is taken, there are more parameters, or the cases do not name them.
     """
     parameters = tuple(signature(value).parameters)[1:]
     if len(parameters) > len(_OPERANDS):
         raise ValueError(f"an activation has at most {len(_OPERANDS)} parameters, {name!r} has {parameters}")
+    if any(case.keys() != set(parameters) for case in cases):
+        raise ValueError(f"cases of {name!r} must give its parameters {parameters}, got {cases}")
     backward = f"{name}_backward"
 
     def evaluate(attributes, x):
@@ -263,6 +266,7 @@ def _gelu_tanh(x):
 
 
 def _gelu_tanh_slope(x):
+    x = clamp(x, -40.0, 40.0)  # 0 and 1 to the last bit, and no power of x overflows
     u = _GELU_SCALE * (x + _GELU_CUBE * (x * x * x))
     return sigmoid(u) + x * sigmoid_slope(u) * (_GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * (x * x)))
 
@@ -272,6 +276,7 @@ def _numpy_gelu_tanh(x):
 
 
 def _numpy_gelu_tanh_slope(x):
+    x = np.clip(x, -40, 40)
     v = math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)
     e = np.exp(-2 * np.abs(v))
     return 0.5 * (1 + np.tanh(v)) + x * 2 * e / (1 + e) ** 2 * math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBE * x * x)

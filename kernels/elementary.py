@@ -46,6 +46,11 @@ _TANH = ByPrecision(
             -2.453389404960139365e-8))
 
 
+def clamp(x, low, high):
+    """x, or the bound beyond which it lies; NaN stays NaN."""
+    return select(x < low, low, select(x > high, high, x))
+
+
 def rint(x):
     """The integer nearest to x, for |x| < 2**22."""
     return (x + _ROUND[0]) - _ROUND[0]
@@ -53,7 +58,7 @@ def rint(x):
 
 def exp_parts(high, low):
     """(m, k) with exp(high + low) - 1 = 2**k * m + (2**k - 1), k integral; `low` is small against `high`."""
-    x = select(high < _RANGE[0], _RANGE[0], select(high > _RANGE[1], _RANGE[1], high))
+    x = clamp(high, _RANGE[0], _RANGE[1])
     k = rint(x * _LOG2E)
     k = select(k == k, k, 0.0)  # NaN goes on in m alone
     r = fma(-k, _LN2[1], fma(-k, _LN2[0], x)) + low

@@ -7,6 +7,7 @@ import numpy as np
 
 from ._primitives import select
 from .activations import activation
+from .elementary import clamp
 from .gemm import POSITIVE, WHERE_POSITIVE
 
 
@@ -51,7 +52,7 @@ activation("threshold", _threshold, _threshold_slope, "x",
 
 
 def _hardtanh(x, min_val, max_val):
-    return select(x < min_val, min_val, select(x > max_val, max_val, x))
+    return clamp(x, min_val, max_val)
 
 
 def _hardtanh_slope(y, min_val, max_val):
@@ -67,7 +68,7 @@ activation("hardtanh", _hardtanh, _hardtanh_slope, "y", lambda x, min_val, max_v
 
 
 def _hardsigmoid(x):
-    return _hardtanh((x + 3.0) / 6.0, 0.0, 1.0)
+    return clamp((x + 3.0) / 6.0, 0.0, 1.0)
 
 
 def _hardsigmoid_slope(x):
@@ -103,7 +104,7 @@ activation("hardshrink", _hardshrink, _shrink_slope, "y", lambda x, lambd: x * ~
 
 
 def _softshrink(x, lambd):
-    return x - _hardtanh(x, -lambd, lambd)
+    return x - clamp(x, -lambd, lambd)
 
 
 activation("softshrink", _softshrink, _shrink_slope, "y",
