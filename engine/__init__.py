@@ -3,16 +3,46 @@
 if __name__ == "engine":
     raise ImportError("import hotloop, not engine: after `pip install -e .` that is the name of this folder")
 
+from .activations import (
+    CELU,
+    ELU,
+    GELU,
+    SELU,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    Identity,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    Mish,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softmin,
+    Softplus,
+    Softshrink,
+    Softsign,
+    Tanh,
+    Tanhshrink,
+    Threshold,
+)
 from .callbacks import Callback, ProgressBar
 from .checkpoint import load, save
 from .errors import NonFiniteError
 from .functions import (
     absolute,
     concatenate,
+    cos,
     detach,
     equal,
     exp,
+    expm1,
     log,
+    log1p,
     log_softmax,
     logsumexp,
     matmul,
@@ -24,6 +54,7 @@ from .functions import (
     reshape,
     sigmoid,
     sign,
+    sin,
     softmax,
     sqrt,
     square,
@@ -36,7 +67,7 @@ from .functions import (
 from .graph import Graph
 from .graph_program import Descent, GraphProgram
 from .history import History
-from .layers import GELU, Activation, Dense, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from .layers import Activation, Dense
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .network import Sequential
 from .optimizers import SGD, Adam, AdamW
@@ -44,9 +75,12 @@ from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "GELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback", "CrossEntropyLoss", "Dense",
-    "Descent", "Graph", "GraphProgram", "History", "Identity", "L1Loss", "LeakyReLU", "MSELoss", "NonFiniteError",
-    "ProgressBar", "ReLU", "Sequential", "Sigmoid", "Softmax", "Tanh", "Trainer", "absolute", "concatenate", "detach",
-    "equal", "exp", "load", "log", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "relu",
-    "reshape", "save", "sigmoid", "sign", "softmax", "sqrt", "square", "stack", "sum", "tanh", "transpose", "where",
+    "CELU", "ELU", "GELU", "SELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback",
+    "CrossEntropyLoss", "Dense", "Descent", "Graph", "GraphProgram", "Hardshrink", "Hardsigmoid", "Hardswish",
+    "Hardtanh", "History", "Identity", "L1Loss", "LeakyReLU", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish",
+    "NonFiniteError", "ProgressBar", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus",
+    "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute", "concatenate", "cos", "detach",
+    "equal", "exp", "expm1", "load", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
+    "minimum", "relu", "reshape", "save", "sigmoid", "sign", "sin", "softmax", "sqrt", "square", "stack", "sum", "tanh",
+    "transpose", "where",
 ]

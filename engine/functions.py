@@ -15,9 +15,29 @@ def exp(x):
     return _elementwise("exp", x)
 
 
+def expm1(x):
+    """e**x - 1, accurate near 0."""
+    return _elementwise("expm1", x)
+
+
 def log(x):
     """The natural logarithm; -inf at 0, NaN below."""
     return _elementwise("log", x)
+
+
+def log1p(x):
+    """ln(1 + x), accurate near 0; -inf at -1, NaN below."""
+    return _elementwise("log1p", x)
+
+
+def sin(x):
+    """The sine of an angle in radians."""
+    return _elementwise("sin", x)
+
+
+def cos(x):
+    """The cosine of an angle in radians."""
+    return _elementwise("cos", x)
 
 
 def sqrt(x):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hotloop.kernels import OPS, _jit, data, gemm, sweep, tensors
-from hotloop.kernels.activations import ACTIVATIONS
+from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 from hotloop.kernels.shapes import concrete
 
 from .graph import SOURCES
@@ -142,10 +142,6 @@ class Tables:
         last = {self.origin(operand): node for node in nodes for operand in node.inputs}
         free, slots, calls = [], 0, []
         for node in nodes:
-            operands = [self.origin(operand) for operand in node.inputs]
-            for operand in dict.fromkeys(operands):
-                if operand in local and last[operand] is node:
-                    free.append(self.places[operand].offset)
             if node in local:
                 if not free:
                     free.append(slots * _BLOCK)
@@ -153,6 +149,9 @@ class Tables:
                 self.places[node] = Place("scratch", free.pop(), self.size(node))
             else:
                 self.places.setdefault(node, self._new(self.size(node)))
+            for operand in dict.fromkeys(map(self.origin, node.inputs)):  # after: loops in place would not vectorise
+                if operand in local and last[operand] is node:
+                    free.append(self.places[operand].offset)
             calls.append(self._elementwise(node))
         self.scratch = max(self.scratch, slots * _BLOCK)
         groups = -(-self.size(nodes[0]) // self.layout.panel)
@@ -166,8 +165,10 @@ class Tables:
         arrays = [name for name in names if f"{name}_panel" in names or name == "x"]
         places = [*(self.place(operand) for operand in node.inputs), self.places[node]]
         operands = dict(zip(arrays, places, strict=True))
-        operands |= {f"{arrays[-1]}_panels": 1, "p": float(node.attributes.get(ACTIVATIONS.get(
-            node.op.removesuffix("_backward"), ""), 0.0))}
+        operands[f"{arrays[-1]}_panels"] = 1
+        base = node.op.removesuffix("_backward")
+        if base in ACTIVATIONS:
+            operands |= scalar_operands(base, node.attributes)
         return Call(kernel, operands, 0, node=node)
 
     # moving elements

@@ -1,6 +1,7 @@
 """Layers: descriptions without arrays. A network gives them parameters, a graph gives them meaning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from . import checks
 from .initializers import INITIALIZERS
@@ -44,18 +45,26 @@ class Dense:
 LAYERS["Dense"] = Dense
 
 
+@dataclass(frozen=True, eq=False)
 class Activation:
-    """Base of layers without parameters that are one op of the table, named by `op`; `attributes` are the op's.
+    """Base of layers without parameters that are one op of the table, named by `op`.
 
-    A subclass is a layer as it stands: networks take it, checkpoints know it by its name.
+    A subclass is a layer as it stands: networks take it, checkpoints know it by its name. As a dataclass it has
+    settings; these are numbers, the op's attributes, and are checked by `checks.number` with the field's metadata.
     """
 
-    op: str
+    op: ClassVar[str]
 
     def __init_subclass__(cls, **options):
         """Enter the layer among those that networks take."""
         super().__init_subclass__(**options)
         LAYERS[cls.__name__] = cls
+
+    def __post_init__(self):
+        """Check the settings."""
+        for setting in fields(self):
+            value = checks.number(setting.name, getattr(self, setting.name), **setting.metadata)
+            object.__setattr__(self, setting.name, value)
 
     def parameters(self):
         """No parameters."""
@@ -67,78 +76,4 @@ class Activation:
 
     def attributes(self):
         """The op's attributes."""
-        return {}
-
-
-@dataclass(frozen=True, eq=False)
-class Identity(Activation):
-    """y = x."""
-
-    op = "identity"
-
-
-@dataclass(frozen=True, eq=False)
-class ReLU(Activation):
-    """y = max(x, 0); slope 0 at 0."""
-
-    op = "relu"
-
-
-@dataclass(frozen=True, eq=False)
-class LeakyReLU(Activation):
-    """y = x where x > 0, else negative_slope * x; the slope at 0 is negative_slope."""
-
-    negative_slope: float = 0.01
-    op = "leaky_relu"
-
-    def __post_init__(self):
-        """Check the slope."""
-        object.__setattr__(self, "negative_slope", checks.number("negative_slope", self.negative_slope))
-
-    def attributes(self):
-        """The slope."""
-        return {"negative_slope": float(self.negative_slope)}
-
-
-@dataclass(frozen=True, eq=False)
-class Sigmoid(Activation):
-    """y = 1 / (1 + exp(-x))."""
-
-    op = "sigmoid"
-
-
-@dataclass(frozen=True, eq=False)
-class Tanh(Activation):
-    """y = tanh x."""
-
-    op = "tanh"
-
-
-@dataclass(frozen=True, eq=False)
-class GELU(Activation):
-    """y = x P(Z <= x) for a standard normal Z (Hendrycks and Gimpel 2016).
-
-    approximate: "none" for the exact form (erf), "tanh" for the paper's approximation.
-    """
-
-    approximate: str = "none"
-
-    def __post_init__(self):
-        """Check the name."""
-        if self.approximate not in ("none", "tanh"):
-            raise ValueError(f'approximate must be "none" or "tanh", got {self.approximate!r}')
-
-    @property
-    def op(self):
-        """The op of the chosen form."""
-        return "gelu" if self.approximate == "none" else "gelu_tanh"
-
-
-@dataclass(frozen=True, eq=False)
-class Softmax(Activation):
-    """y_i = exp(x_i) / sum_j exp(x_j) over each row.
-
-    For classification leave it out and use CrossEntropyLoss, which takes logits.
-    """
-
-    op = "softmax"
+        return {setting.name: getattr(self, setting.name) for setting in fields(self)}

@@ -6,7 +6,7 @@ weight gradient + bias gradient + optimizer update. A value that only its succes
 
 from hotloop.kernels import OPS
 from hotloop.kernels import data as data_kernels
-from hotloop.kernels.activations import ACTIVATIONS
+from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 from hotloop.kernels.losses import LOSSES, total_loss
 
 from .program import Block, Buffer, External, Instruction, Program
@@ -119,11 +119,11 @@ class _Planner:
         if self.users[source] == [node] and source is not self.prediction:
             self.place[node] = self.place[source]
         buffer = self._buffer(node)
-        p = float(node.attributes.get(ACTIVATIONS.get(node.op.removesuffix("_backward"), ""), 0.0))
         if node.op.endswith("_backward"):
-            operands = {"dy": self.place[source], "saved": self.place[node.inputs[1]], "dx": buffer, "p": p}
+            operands = {"dy": self.place[source], "saved": self.place[node.inputs[1]], "dx": buffer}
         else:
-            operands = {"x": self.place[source], "y": buffer, "p": p}
+            operands = {"x": self.place[source], "y": buffer}
+        operands |= scalar_operands(node.op.removesuffix("_backward"), node.attributes)
         writes = ("dx",) if node.op.endswith("_backward") else ("y",)
         return self._emit(node.op, OPS[node.op].cpu, phase, [node], operands, writes)
 
@@ -137,7 +137,8 @@ class _Planner:
         if self.users[source] == [node] and source is not self.prediction:
             self.place[node] = self.place[source]
         buffer = self._buffer(node)
-        names = {"softmax": ("x", "y"), "softmax_backward": ("dy", "y", "dx"), "add": ("x", "y", "z")}[node.op]
+        names = {"softmax": ("x", "y"), "softmax_backward": ("dy", "y", "dx"), "log_softmax": ("x", "y"),
+                 "log_softmax_backward": ("dy", "y", "dx"), "add": ("x", "y", "z")}[node.op]
         places = [self.place[operand] for operand in node.inputs]
         operands = dict(zip(names, [*places, buffer], strict=True))
         self._emit(node.op, OPS[node.op].cpu, "rows", [node], operands, names[-1:])

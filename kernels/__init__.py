@@ -5,7 +5,7 @@ if __name__ == "kernels":
         "import hotloop.kernels, not kernels: after `pip install -e .` that is the name of this folder"
     )
 
-from . import activations, arithmetic, dense, losses, optimizers, tensors
+from . import activations, arithmetic, dense, losses, optimizers, piecewise, softmax, tensors
 from ._op import OPS
 
-__all__ = ["OPS", "activations", "arithmetic", "dense", "losses", "optimizers", "tensors"]
+__all__ = ["OPS", "activations", "arithmetic", "dense", "losses", "optimizers", "piecewise", "softmax", "tensors"]

@@ -5,7 +5,7 @@ from ._primitives import PANEL, SIZE, reals
 
 
 def elementwise_kernel(name, value, arity):
-    """The kernel that computes `value` of one, two or three operands; its result may lie where an operand does."""
+    """The kernel that computes `value` of one, two or three operands, not in place: such loops would not vectorise."""
     made = (_one_operand, _two_operands, _three_operands)[arity - 1](value)
     made.__name__ = made.__qualname__ = name
     return kernel(made)

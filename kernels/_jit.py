@@ -40,8 +40,9 @@ compiled = []  # symbols compiled, not loaded from disk, by this process and its
 kernels = []  # every function that was marked
 
 
-def kernel(function):
-    """Mark a function as compiled on its own and called by address or by symbol."""
+def kernel(function, name=None):
+    """Mark a function as compiled on its own and called by address or by symbol; by default under its own name."""
+    function.__name__ = function.__qualname__ = name or function.__name__
     function.is_kernel = True
     kernels.append(function)
     return function

@@ -1,23 +1,25 @@
-"""Activations: y = f(x) for each element, and dx = dy f'(x).
+"""Activations: y = f(x) for each element, and dx = dy f'(x); here how they are made, and the smooth ones.
 
 An entry is a value formula, a slope formula, and two lines of NumPy that judge them; the kernels of a target are made
-from the formulas. `p` is the op's parameter (the negative slope of leaky ReLU), unused by most. The slope formula and
-its reference are given x or y, whichever the entry saves. NaN passes through all of them. Conventions are torch's:
-relu'(0) = 0. Softmax, which mixes the elements of a row, follows at the end.
+from the formulas. What a formula takes beside x are the op's parameters, under the names of its attributes. The slope
+formula and its reference are given x or y, whichever the entry saves. NaN passes through all of them. Conventions are
+torch's. Those in pieces with kinks between them stand in `piecewise`.
 """
 
 import math
+from inspect import signature
+from itertools import zip_longest
 
 import numpy as np
 
-from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
-from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
-from ._primitives import LANES, PANEL, SIZE, ByPrecision, copy, fma, ints, real, reals, select
+from ._primitives import PANEL, SIZE, ByPrecision, copy, fma, real, reals, select
 from ._sums import two_product, two_sum
 from .elementary import (
+    clamp,
     exp,
+    expm1,
     normal_cdf,
     normal_cdf_parts,
     normal_pdf,
@@ -25,61 +27,87 @@ from .elementary import (
     sigmoid,
     sigmoid_parts,
     sigmoid_slope,
+    softplus,
     tanh,
+    tanhshrink,
 )
-from .gemm import PLAIN, POSITIVE, WHERE_POSITIVE
+from .gemm import PLAIN
 
-ACTIVATIONS: dict[str, str] = {}  # name -> the attribute that holds its parameter, "" for none
+ACTIVATIONS: dict[str, tuple[str, ...]] = {}  # name -> names of its parameters
+_OPERANDS = ("p", "q")  # of the kernels, for the parameters
 
 
-def activation(name, value, slope, saves, reference, reference_slope, parameter="", cases=({},), finish=(None, None)):
-    """Enter an activation and its backward op into the table, with CPU kernels made from the formulas."""
+def activation(name, value, slope, saves, reference, reference_slope, cases=({},), finish=(None, None)):
+    """Enter an activation and its backward op into the table, with CPU kernels made from the formulas.
+
+    value, slope, reference, reference_slope: functions of x (the slopes: of what `saves` names, "x" or "y"), then of
+    the parameters, at most two. cases: parameters to test the op with; finish: see `Op`, forward and backward.
+    Raises ValueError where the name is taken, there are more parameters, or the cases do not name them.
+    """
+    parameters = tuple(signature(value).parameters)[1:]
+    if len(parameters) > len(_OPERANDS):
+        raise ValueError(f"an activation has at most {len(_OPERANDS)} parameters, {name!r} has {parameters}")
+    if any(case.keys() != set(parameters) for case in cases):
+        raise ValueError(f"cases of {name!r} must give its parameters {parameters}, got {cases}")
     backward = f"{name}_backward"
 
-    def parameter_of(attributes):
-        return attributes[parameter] if parameter else 0.0
-
     def evaluate(attributes, x):
-        return reference(x, parameter_of(attributes))
+        return reference(x, **attributes)
 
     def evaluate_backward(attributes, dy, saved):
-        return dy * reference_slope(saved, parameter_of(attributes))
+        return dy * reference_slope(saved, **attributes)
 
     def gradient(graph, node, upstream):
         return (graph.apply(backward, upstream, node.inputs[0] if saves == "x" else node, **node.attributes),)
 
-    ACTIVATIONS[name] = parameter
+    ACTIVATIONS[name] = parameters
     register(Op(name, one_shape, evaluate, gradient, saves, _forward_kernel(name, value), finish[0], cases=cases,
                 arity=1))
     register(Op(backward, same_shape, evaluate_backward, None, saves, _backward_kernel(name, slope), finish[1],
                 cases=cases, arity=2))
 
 
-def _forward_kernel(name, value):
-    def forward(x, x_panel, y, y_panel, y_panels, p: float, context, low, high):
-        parameter, count = real(p), (high - low) * PANEL
+def scalar_operands(name, attributes):
+    """What the kernels of the activation `name` get for its parameters."""
+    values = [float(attributes[parameter]) for parameter in ACTIVATIONS[name]]
+    return dict(zip_longest(_OPERANDS, values, fillvalue=0.0))
+
+
+def _of_two(formula):
+    """`formula` as a function of x and two parameters, whatever it has itself."""
+    padded = (lambda x, p, q: formula(x), lambda x, p, q: formula(x, p), formula)
+    return padded[len(signature(formula).parameters) - 1]
+
+
+def _forward_kernel(name, formula):
+    value = _of_two(formula)
+
+    def forward(x, x_panel, y, y_panel, y_panels, p: float, q: float, context, low, high):
+        first, second, count = real(p), real(q), (high - low) * PANEL
         for panel in range(y_panels):
             target = _moved(x + (panel * x_panel + low * PANEL) * SIZE,
                             y + (panel * y_panel + low * PANEL) * SIZE, count)
             for i in range(count):
-                target[i] = value(target[i], parameter)
+                target[i] = value(target[i], first, second)
         return 0
 
-    return _named(forward, f"{name}_forward")
+    return kernel(forward, f"{name}_forward")
 
 
-def _backward_kernel(name, slope):
-    def backward(dy, dy_panel, saved, saved_panel, dx, dx_panel, dx_panels, p: float, context, low, high):
-        parameter, count = real(p), (high - low) * PANEL
+def _backward_kernel(name, formula):
+    slope = _of_two(formula)
+
+    def backward(dy, dy_panel, saved, saved_panel, dx, dx_panel, dx_panels, p: float, q: float, context, low, high):
+        first, second, count = real(p), real(q), (high - low) * PANEL
         for panel in range(dx_panels):
             kept = reals(saved + (panel * saved_panel + low * PANEL) * SIZE, count)
             target = _moved(dy + (panel * dy_panel + low * PANEL) * SIZE,
                             dx + (panel * dx_panel + low * PANEL) * SIZE, count)
             for i in range(count):
-                target[i] = target[i] * slope(kept[i], parameter)
+                target[i] = target[i] * slope(kept[i], first, second)
         return 0
 
-    return _named(backward, f"{name}_backward")
+    return kernel(backward, f"{name}_backward")
 
 
 def _moved(source, target, count):
@@ -89,73 +117,145 @@ def _moved(source, target, count):
     return reals(target, count)
 
 
-def _named(function, name):
-    function.__name__ = function.__qualname__ = name
-    return kernel(function)
-
-
-def _identity(x, p):
+def _identity(x):
     return x
 
 
-def _one(x, p):
+def _identity_slope(y):
     return 1.0
 
 
-activation("identity", _identity, _one, "y", lambda x, p: +x, lambda y, p: np.ones_like(y), finish=(PLAIN, PLAIN))
+activation("identity", _identity, _identity_slope, "y", lambda x: +x, np.ones_like, finish=(PLAIN, PLAIN))
 
 
-def _relu(x, p):
-    return select(x <= 0.0, 0.0, x)
+def _neg(x):
+    return -x
 
 
-def _relu_slope(y, p):
-    return select(y > 0.0, 1.0, 0.0)
+def _neg_slope(y):
+    return -1.0
 
 
-activation("relu", _relu, _relu_slope, "y", lambda x, p: np.where(x <= 0, 0, x).astype(x.dtype),
-           lambda y, p: (y > 0).astype(y.dtype), finish=(POSITIVE, WHERE_POSITIVE))
+activation("neg", _neg, _neg_slope, "y", np.negative, lambda y: -np.ones_like(y))
+
+# Sigmoids
 
 
-def _leaky_relu(x, p):
-    return select(x > 0.0, x, p * x)
-
-
-def _leaky_relu_slope(x, p):
-    return select(x > 0.0, 1.0, p)
-
-
-activation("leaky_relu", _leaky_relu, _leaky_relu_slope, "x",
-           lambda x, p: np.where(x > 0, x, x * p).astype(x.dtype),
-           lambda x, p: np.where(x > 0, 1, p).astype(x.dtype),
-           parameter="negative_slope", cases=({"negative_slope": 0.01}, {"negative_slope": 0.3}))
-
-
-def _sigmoid(x, p):
-    return sigmoid(x)
-
-
-def _sigmoid_slope(y, p):
+def _sigmoid_slope(y):
     return y * (1.0 - y)
 
 
-def _numpy_sigmoid(x, p):
+def _numpy_sigmoid(x):
     e = np.exp(-np.abs(x))
     return np.where(x < 0, e, 1) / (1 + e)
 
 
-activation("sigmoid", _sigmoid, _sigmoid_slope, "y", _numpy_sigmoid, lambda y, p: y * (1 - y))
+activation("sigmoid", sigmoid, _sigmoid_slope, "y", _numpy_sigmoid, lambda y: y * (1 - y))
 
 
-def _tanh(x, p):
-    return tanh(x)
+def _log_sigmoid(x):
+    return -softplus(-x)
 
 
-def _tanh_slope(y, p):
+def _log_sigmoid_slope(x):
+    return sigmoid(-x)
+
+
+activation("log_sigmoid", _log_sigmoid, _log_sigmoid_slope, "x", lambda x: -np.logaddexp(0, -x),
+           lambda x: _numpy_sigmoid(-x))
+
+
+def _tanh_slope(y):
     return 1.0 - y * y
 
 
-activation("tanh", _tanh, _tanh_slope, "y", lambda x, p: np.tanh(x), lambda y, p: 1 - y * y)
+activation("tanh", tanh, _tanh_slope, "y", np.tanh, lambda y: 1 - y * y)
+
+
+def _tanhshrink_slope(x):
+    return tanh(x) * tanh(x)
+
+
+activation("tanhshrink", tanhshrink, _tanhshrink_slope, "x", lambda x: x - np.tanh(x), lambda x: np.tanh(x) ** 2)
+
+# Softsign (Glorot and Bengio 2010, section 2)
+
+
+def _softsign(x):
+    return x / (1.0 + select(x < 0.0, -x, x))
+
+
+def _softsign_slope(x):
+    q = 1.0 / (1.0 + select(x < 0.0, -x, x))
+    return q * q
+
+
+activation("softsign", _softsign, _softsign_slope, "x", lambda x: x / (1 + np.abs(x)), lambda x: (1 + np.abs(x)) ** -2)
+
+# Softplus (Dugas et al. 2001), linear from beta x = threshold on, as in torch; TensorFlow has no such limit.
+
+
+def _softplus(x, beta, threshold):
+    u = beta * x
+    return select(u > threshold, x, softplus(u) / beta)
+
+
+def _softplus_slope(x, beta, threshold):
+    u = beta * x
+    return select(u > threshold, 1.0, sigmoid(u))
+
+
+activation("softplus", _softplus, _softplus_slope, "x",
+           lambda x, beta, threshold: np.where(beta * x > threshold, x, np.logaddexp(0, beta * x) / beta),
+           lambda x, beta, threshold: np.where(beta * x > threshold, 1, _numpy_sigmoid(beta * x)),
+           cases=({"beta": 1.0, "threshold": 20.0}, {"beta": 2.5, "threshold": 4.0}))
+
+# ELU (Clevert et al. 2016, arXiv:1511.07289), CELU (Barron 2017, arXiv:1704.07483), SELU (Klambauer et al. 2017,
+# arXiv:1706.02515). The slope at 0 is that from below, as in torch.
+
+
+def _elu(x, alpha):
+    return select(x > 0.0, x, alpha * expm1(x))
+
+
+def _elu_slope(x, alpha):
+    return select(x > 0.0, 1.0, alpha * exp(x))
+
+
+activation("elu", _elu, _elu_slope, "x",
+           lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+           lambda x, alpha: np.where(x > 0, 1, alpha * np.exp(np.minimum(x, 0))),
+           cases=({"alpha": 1.0}, {"alpha": 0.3}))
+
+
+def _celu(x, alpha):
+    return select(x > 0.0, x, alpha * expm1(x / alpha))
+
+
+def _celu_slope(x, alpha):
+    return select(x > 0.0, 1.0, exp(x / alpha))
+
+
+activation("celu", _celu, _celu_slope, "x",
+           lambda x, alpha: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha),
+           lambda x, alpha: np.exp(np.minimum(x, 0) / alpha),
+           cases=({"alpha": 1.0}, {"alpha": 0.3}))
+
+_SELU_SCALE = 1.0507009873554805
+_SELU_ALPHA = 1.6732632423543772
+
+
+def _selu(x):
+    return _SELU_SCALE * _elu(x, _SELU_ALPHA)
+
+
+def _selu_slope(x):
+    return _SELU_SCALE * _elu_slope(x, _SELU_ALPHA)
+
+
+activation("selu", _selu, _selu_slope, "x",
+           lambda x: _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0))),
+           lambda x: _SELU_SCALE * np.where(x > 0, 1, _SELU_ALPHA * np.exp(np.minimum(x, 0))).astype(x.dtype))
 
 # GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P. Below
 # -_GELU_FAR both are zero; -inf there has the limit of the function, which is not the product.
@@ -163,13 +263,13 @@ activation("tanh", _tanh, _tanh_slope, "y", lambda x, p: np.tanh(x), lambda y, p
 _GELU_FAR = 40.0
 
 
-def _gelu(x, p):
+def _gelu(x):
     x = select(x < -_GELU_FAR, -_GELU_FAR, x)
     high, low, k = normal_cdf_parts(x)
     return scale_below(x, fma(x, high, x * low), k)
 
 
-def _gelu_slope(x, p):
+def _gelu_slope(x):
     return normal_cdf(x) + x * normal_pdf(x)
 
 
@@ -182,8 +282,8 @@ def _numpy_normal_pdf(x):
     return np.exp(-0.5 * x * x) * x.dtype.type(1 / math.sqrt(2 * math.pi))
 
 
-activation("gelu", _gelu, _gelu_slope, "x", lambda x, p: np.maximum(x, -_GELU_FAR) * _numpy_normal_cdf(x),
-           lambda x, p: _numpy_normal_cdf(x) + x * _numpy_normal_pdf(x))
+activation("gelu", _gelu, _gelu_slope, "x", lambda x: np.maximum(x, -_GELU_FAR) * _numpy_normal_cdf(x),
+           lambda x: _numpy_normal_cdf(x) + x * _numpy_normal_pdf(x))
 
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2/pi)
 _GELU_CUBE = 0.044715
@@ -194,7 +294,7 @@ _GELU_THIRD = ByPrecision(single=(0.07135481387376785, 2.398832395993135627e-9),
                           double=(0.07135481627260025, -6.175149918155315453e-19))
 
 
-def _gelu_tanh(x, p):
+def _gelu_tanh(x):
     """(1 + tanh u) / 2 = sigmoid(2u); the exponential in it would magnify a rounding of u."""
     x = select(x < -_GELU_FAR, -_GELU_FAR, x)
     a = select(x > _GELU_FAR, _GELU_FAR, x)
@@ -207,17 +307,19 @@ def _gelu_tanh(x, p):
     return scale_below(x, fma(x, high, x * low), k)
 
 
-def _gelu_tanh_slope(x, p):
+def _gelu_tanh_slope(x):
+    x = clamp(x, -40.0, 40.0)  # 0 and 1 to the last bit, and no power of x overflows
     u = _GELU_SCALE * (x + _GELU_CUBE * (x * x * x))
     return sigmoid(u) + x * sigmoid_slope(u) * (_GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * (x * x)))
 
 
-def _numpy_gelu_tanh(x, p):
+def _numpy_gelu_tanh(x):
     x = np.maximum(x, -_GELU_FAR)
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)))
 
 
-def _numpy_gelu_tanh_slope(x, p):
+def _numpy_gelu_tanh_slope(x):
+    x = np.clip(x, -40, 40)
     v = math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)
     e = np.exp(-2 * np.abs(v))
     return 0.5 * (1 + np.tanh(v)) + x * 2 * e / (1 + e) ** 2 * math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBE * x * x)
@@ -225,86 +327,46 @@ def _numpy_gelu_tanh_slope(x, p):
 
 activation("gelu_tanh", _gelu_tanh, _gelu_tanh_slope, "x", _numpy_gelu_tanh, _numpy_gelu_tanh_slope)
 
-# Softmax over a row: y_i = exp(x_i - max x) / sum_j exp(x_j - max x); dx_i = y_i (dy_i - sum_j dy_j y_j).
+# SiLU (Hendrycks and Gimpel 2016; swish in Ramachandran et al. 2017, arXiv:1710.05941): x sigmoid(x). Its lower tail is
+# x e^x with e^x = h^2, h = exp(-|x|/2), multiplied by x in between: x e^x may still be normal where e^x is not.
 
 
-@kernel
-def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
-    """Softmax over each row; y may be x."""
-    z = ints(context, CONTEXT)[SCRATCH]
-    group, size = group_rows(y_cols, LANES, SIZE), group_size(y_cols, LANES, SIZE)
-    top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
-    for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
-        max_columns(z, group, y_cols, count, top)
-        exp_columns(z, group, y_cols, count, top)
-        add_columns(z, group, y_cols, count, total, block)
-        totals = reals(total, count)
-        for i in range(count):
-            totals[i] = 1.0 / totals[i]
-        scale_columns(z, group, y_cols, count, total)
-        from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
-    return 0
+def _silu(x):
+    h = exp(-0.5 * select(x < 0.0, -x, x))
+    return select(x < 0.0, x * h * h, x) / (1.0 + h * h)
 
 
-@kernel
-def softmax_backward(dy, dy_panel, y, y_panel, dx, dx_panel, dx_cols, context, low, high):
-    """Pass dy back through softmax, given its output y; dx may be dy."""
-    up = ints(context, CONTEXT)[SCRATCH]
-    group, size = group_rows(dx_cols, LANES, SIZE), group_size(dx_cols, LANES, SIZE)
-    kept, product = up + size * SIZE, up + 2 * size * SIZE
-    total, block = up + 3 * size * SIZE, up + (3 * size + group) * SIZE
-    for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(dy + row, dy_panel, dx_cols, up, group, context, 0, count)
-        to_columns(y + row, y_panel, dx_cols, kept, group, context, 0, count)
-        for c in range(dx_cols):
-            ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
-            products = reals(product + c * group * SIZE, count)
-            for i in range(count):
-                products[i] = ups[i] * ys[i]
-        add_columns(product, group, dx_cols, count, total, block)
-        totals = reals(total, count)
-        for c in range(dx_cols):
-            ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
-            for i in range(count):
-                ups[i] = ys[i] * (ups[i] - totals[i])
-        from_columns(up, group, dx_cols, dx + row, dx_panel, context, 0, count)
-    return 0
+def _silu_slope(x):
+    return sigmoid(x) + x * sigmoid_slope(x)
 
 
-def exp_columns(z, stride, columns, rows, top):
-    """z[c, i] = exp(z[c, i] - top[i])."""
-    tops = reals(top, rows)
-    for c in range(columns):
-        column = reals(z + c * stride * SIZE, rows)
-        for i in range(rows):
-            column[i] = exp(column[i] - tops[i])
+activation("silu", _silu, _silu_slope, "x", lambda x: x * _numpy_sigmoid(x),
+           lambda x: _numpy_sigmoid(x) * (1 + x * _numpy_sigmoid(-x)))
+
+# Mish (Misra 2019, arXiv:1908.08681): x tanh(ln(1 + e^x)). With e = exp(-|x|), the tanh is n / d, where
+#     n = e (e + 2),  d = n + 2  for x < 0;    n = 1 + 2e,  d = n + 2e^2  else;
+# and dy/dx = n/d + x (1 - (n/d)^2) sigmoid(x), whose second term is 4x e (1 + e) / d^2, times e for x >= 0.
 
 
-def scale_columns(z, stride, columns, rows, scale):
-    """z[c, i] *= scale[i]."""
-    scales = reals(scale, rows)
-    for c in range(columns):
-        column = reals(z + c * stride * SIZE, rows)
-        for i in range(rows):
-            column[i] = column[i] * scales[i]
+def _mish(x):
+    h = exp(-0.5 * select(x < 0.0, -x, x))
+    e = h * h
+    below = x < 0.0
+    n = select(below, e + 2.0, 1.0 + 2.0 * e)
+    return select(below, x * h * h, x) * n / select(below, e * n + 2.0, n + 2.0 * e * e)
 
 
-def _softmax_reference(attributes, x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+def _mish_slope(x):
+    below = x < 0.0
+    e = exp(select(below, x, -x))
+    n = select(below, e * (e + 2.0), 1.0 + 2.0 * e)
+    d = n + select(below, 2.0, 2.0 * e * e)
+    return (n + 4.0 * x * e * (1.0 + e) * select(below, 1.0, e) / d) / d
 
 
-def _softmax_reference_backward(attributes, dy, y):
-    return y * (dy - (dy * y).sum(-1, keepdims=True))
+def _numpy_mish_slope(x):
+    s = np.logaddexp(0, x)
+    return np.tanh(s) + x * _numpy_sigmoid(x) / np.cosh(s) ** 2
 
 
-def _softmax_gradient(graph, node, upstream):
-    return (graph.apply("softmax_backward", upstream, node),)
-
-
-register(Op("softmax", one_shape, _softmax_reference, _softmax_gradient, "y", softmax_forward, tolerance="row"))
-register(Op("softmax_backward", same_shape, _softmax_reference_backward, None, "y", softmax_backward,
-            tolerance="row"))
+activation("mish", _mish, _mish_slope, "x", lambda x: x * np.tanh(np.logaddexp(0, x)), _numpy_mish_slope)

@@ -11,7 +11,7 @@ import numpy as np
 from ._elementwise import elementwise_kernel
 from ._op import Op, one_shape, register, same_shape, three_of_one_shape
 from ._primitives import select
-from .elementary import exp, log
+from .elementary import cos, exp, expm1, log, log1p, pow, sin
 
 _SHAPES = {1: one_shape, 2: same_shape, 3: three_of_one_shape}
 
@@ -91,16 +91,18 @@ def _detach(x):
 elementwise("detach", _detach, lambda up, y, x: None, lambda x: x.copy())
 
 
-def _exp(x):
-    return exp(x)
+elementwise("exp", exp, lambda up, y, x: up * y, np.exp)
+elementwise("expm1", expm1, lambda up, y, x: up * np.exp(x), np.expm1)
+elementwise("log", log, lambda up, y, x: up / x, np.log)
+elementwise("log1p", log1p, lambda up, y, x: up / (1 + x), np.log1p)
+elementwise("sin", sin, lambda up, y, x: up * np.cos(x), np.sin)
+elementwise("cos", cos, lambda up, y, x: -(up * np.sin(x)), np.cos)
+elementwise("power", pow, lambda up, z, x, y: (up * y * x ** (y - 1), _exponent_gradient(up, z, x)), np.power, 2)
 
 
-def _log(x):
-    return log(x)
-
-
-elementwise("exp", _exp, lambda up, y, x: up * y, np.exp)
-elementwise("log", _log, lambda up, y, x: up / x, np.log)
+def _exponent_gradient(upstream, z, x):
+    """upstream z log(x), whose limit at x = 0 is 0."""
+    return upstream * z * np.log(x.graph.elementwise("where", np.equal(x, 0.0), 1.0, x))
 
 
 def _maximum(x, y):

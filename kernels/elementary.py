@@ -71,6 +71,20 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7 = (
 _TO_ONE, _TO_FOUR = np.float64(1.5 * 2.0**52), np.float64(1.5 * 2.0**54)
 _SMALL = ByPrecision(single=(2.0**-12,), double=(2.0**-26,))  # sin(x) is x below
 _LARGEST = 3.4028234663852886e38  # the largest float32
+# (x - tanh x) / x**3 as a function of x**2, for |x| <= 1
+_TANH = ByPrecision(
+    single=(0.3333333314446477504, -0.1333330932097050132, 0.05396317989572338561, -0.02182801225764438855,
+            0.008693095495666356916, -0.003199306830809984279, 0.0009176687777148156184, -0.0001410192392367202548),
+    double=(0.3333333333333333279, -0.1333333333333305789, 0.05396825396802122716, -0.02186948852835533978,
+            0.00886323539213936591, -0.003592126559203570279, 0.001455823936068360959, -0.0005899760398307975054,
+            0.0002389471723111170951, -0.0000964412906661871219, 0.00003835599677362593362,
+            -0.00001456863917811378426, 4.95867143379535513e-6, -1.364270208160344767e-6, 2.587688210927311016e-7,
+            -2.453389404960139365e-8))
+
+
+def clamp(x, low, high):
+    """x, or the bound beyond which it lies; NaN stays NaN."""
+    return select(x < low, low, select(x > high, high, x))
 
 
 def rint(x):
@@ -91,7 +105,7 @@ def scale_below(x, y, k):
 
 def exp_parts(high, low):
     """(m, k) with exp(high + low) = (1 + m) 2**k, k integral; `low` is small against `high`."""
-    x = select(high < _RANGE[0], _RANGE[0], select(high > _RANGE[1], _RANGE[1], high))
+    x = clamp(high, _RANGE[0], _RANGE[1])
     k = rint(x * _LOG2E)
     k = select(k == k, k, 0.0)  # NaN goes on in m alone
     r = fma(-k, _LN2[1], fma(-k, _LN2[0], x)) + low
@@ -242,6 +256,12 @@ def tanh(x):
     over, over_low = two_sum_ordered(1.0, high)
     t, rest = quotient(high, low, over, over_low + low)
     return select(a == 0.0, x, select(x < 0.0, -t - rest, t + rest))
+
+
+def tanhshrink(x):
+    """x - tanh x, by a polynomial where the two are close."""
+    z = x * x
+    return select(z < 1.0, x * z * horner(z, _TANH), x - tanh(x))
 
 
 def half_square_exp_parts(a):

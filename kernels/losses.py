@@ -13,8 +13,8 @@ from ._jit import kernel
 from ._op import Op, register
 from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
 from ._primitives import LANES, PANEL, SIZE, doubles, ints, real, reals, select
-from .activations import exp_columns, scale_columns
 from .elementary import exp, log, log1p, sigmoid
+from .softmax import exp_columns, numpy_log_softmax, scale_columns
 
 LOSSES: set[str] = set()
 _REDUCTIONS = ({"reduction": "mean"}, {"reduction": "sum"})
@@ -72,8 +72,6 @@ def elementwise_loss(name, value, slope, reference, reference_slope):
             from_columns(given, group, x_cols, dx + row, dx_panel, context, 0, count)
         return 0
 
-    rows.__name__ = rows.__qualname__ = name
-
     def evaluate(attributes, x, y):
         terms = reference(x, y)
         return terms.mean() if attributes["reduction"] == "mean" else terms.sum()
@@ -81,7 +79,7 @@ def elementwise_loss(name, value, slope, reference, reference_slope):
     def evaluate_backward(attributes, upstream, x, y):
         return upstream * reference_slope(x, y) / (x.size if attributes["reduction"] == "mean" else 1)
 
-    _register(name, _targets_shape, evaluate, evaluate_backward, kernel(rows))
+    _register(name, _targets_shape, evaluate, evaluate_backward, kernel(rows, name))
 
 
 def _register(name, shape, evaluate, evaluate_backward, rows):
@@ -214,11 +212,6 @@ def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, loss, 
     return 0
 
 
-def _log_softmax(x):
-    shifted = x - x.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
 def _one_hot(labels, like):
     table = np.zeros_like(like)
     table[np.arange(len(labels)), labels] = 1
@@ -226,17 +219,17 @@ def _one_hot(labels, like):
 
 
 def _cross_entropy_reference(attributes, x, y):
-    losses = -_log_softmax(x)[np.arange(len(y)), y]
+    losses = -numpy_log_softmax(x)[np.arange(len(y)), y]
     return losses.mean() if attributes["reduction"] == "mean" else losses.sum()
 
 
 def _probabilities_reference(attributes, x, y):
-    losses = -np.where(y == 0, 0, y * _log_softmax(x)).sum(-1)
+    losses = -np.where(y == 0, 0, y * numpy_log_softmax(x)).sum(-1)
     return losses.mean() if attributes["reduction"] == "mean" else losses.sum()
 
 
 def _probabilities_reference_backward(attributes, upstream, x, y):
-    slope = np.exp(_log_softmax(x)) * y.sum(-1, keepdims=True) - y
+    slope = np.exp(numpy_log_softmax(x)) * y.sum(-1, keepdims=True) - y
     return upstream * slope / (len(x) if attributes["reduction"] == "mean" else 1)
 
 

@@ -1,10 +1,11 @@
-"""Frozen training runs: trains the nets of CASES in torch and keeps what came out in frozen/*.npz.
+"""Values from torch, kept in frozen/*.npz: training runs of the nets of CASES, and the ACTIVATIONS over a grid.
 
 Run by hand, with torch installed: `python tests/freeze_torch.py`. The tests read the files and need no torch.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,22 @@ CASES = {
 }
 
 
+ACTIVATIONS = [  # names and arguments, the same in both
+    ("Identity",), ("ReLU",), ("ReLU6",), ("LeakyReLU", 0.2), ("Threshold", 0.25, -1.5), ("Hardtanh",),
+    ("Hardtanh", -0.5, 2.0), ("Hardsigmoid",), ("Hardswish",), ("Hardshrink",), ("Hardshrink", 1.25), ("Softshrink",),
+    ("Softshrink", 1.25), ("Sigmoid",), ("LogSigmoid",), ("Tanh",), ("Tanhshrink",), ("Softsign",), ("Softplus",),
+    ("Softplus", 2.5, 4.0), ("ELU",), ("ELU", 0.3), ("CELU",), ("CELU", 0.3), ("SELU",), ("GELU",), ("GELU", "tanh"),
+    ("SiLU",), ("Mish",), ("Softmax",), ("Softmin",), ("LogSoftmax",)]
+_AWAY = [1e-30, 1e-6, 1e-3, 0.1, 0.25, 0.5, 0.75, 1, 1.25, 1.6, 2, 2.5, 3, 4, 6, 10, 20, 20.25, 50, 80, 88.75, 100, 1e3]
+GRID = np.array([0, 1e12, *_AWAY, *(-x for x in _AWAY), -1e12], np.float32).reshape(-1, 7)  # kinks and extremes
+SIGNS = np.resize(np.array([1, -1], np.float32), GRID.shape)  # the gradient that comes back to them
+
+
+def activation_layers(module):
+    """The ACTIVATIONS, made from the names of a module."""
+    return [getattr(module, name)(*arguments) for name, *arguments in ACTIVATIONS]
+
+
 def draw_targets(generator, kind, rows, outputs):
     """Targets of a kind, in float32's numbers, so that both dtypes train on the same."""
     if kind == "labels":
@@ -62,13 +79,33 @@ def draw_targets(generator, kind, rows, outputs):
     return generator.standard_normal((rows, outputs)).astype(np.float32)
 
 
-def freeze(case, seed):
-    """Everything that the tests compare with, by name."""
+def torch_module(torch):
+    """torch.nn under hotloop's names."""
     from types import SimpleNamespace
 
+    rowwise = {name: partial(getattr(torch.nn, name), -1) for name in ("Softmax", "Softmin", "LogSoftmax")}
+    return SimpleNamespace(**vars(torch.nn) | {"Dense": torch.nn.Linear} | rowwise)
+
+
+def freeze_activations():
+    """Values and gradients of the ACTIVATIONS over the GRID, by activation and dtype."""
     import torch
 
-    module = SimpleNamespace(**vars(torch.nn) | {"Dense": torch.nn.Linear, "Softmax": lambda: torch.nn.Softmax(-1)})
+    frozen = {}
+    for case, layer in zip(ACTIVATIONS, activation_layers(torch_module(torch)), strict=True):
+        for dtype in (torch.float32, torch.float64):
+            x = torch.tensor(GRID, dtype=dtype, requires_grad=True)
+            y = layer(x)
+            y.backward(torch.tensor(SIGNS, dtype=dtype))
+            frozen[f"{case}/{str(dtype).removeprefix('torch.')}"] = np.stack([y.detach().numpy(), x.grad.numpy()])
+    return frozen
+
+
+def freeze(case, seed):
+    """Everything that the tests compare with, by name."""
+    import torch
+
+    module = torch_module(torch)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     net = torch.nn.Sequential(*case.layers(module))
@@ -107,3 +144,4 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for seed, (name, case) in enumerate(CASES.items()):
         np.savez_compressed(FOLDER / f"{name}.npz", **freeze(case, seed))
+    np.savez_compressed(FOLDER / "activations.npz", **freeze_activations())

@@ -8,7 +8,7 @@ import pytest
 
 from hotloop.cpu_backend import CpuBackend, layout
 from hotloop.graph import Graph
-from hotloop.kernels import elementary
+from hotloop.kernels import OPS, elementary
 from hotloop.kernels._jit import kernel
 from hotloop.kernels._primitives import reals
 from hotloop.kernels.activations import ACTIVATIONS
@@ -45,11 +45,17 @@ def erfc_rest(t):
     return (2 + 1 / u) / mpmath.sqrt(mpmath.pi) * series
 
 
+def tanh_rest(z):
+    """(x - tanh x) / x**3 for x**2 = z."""
+    x = mpmath.sqrt(z)
+    return (x - mpmath.tanh(x)) / x**3
+
+
 @pytest.mark.parametrize("precision", ["single", "double"])
 @pytest.mark.parametrize(("name", "function", "interval"), [
     ("_EXP", exp_rest, lambda: [sign * mpmath.log(2) / 2 * mpmath.mpf("1.002") for sign in (-1, 1)]),
     ("_LOG", log_rest, lambda: [0, (3 - 2 * mpmath.sqrt(2)) ** 2 * mpmath.mpf("1.01")]),
-    ("_ERFCX", erfc_rest, lambda: [-1, 1])])
+    ("_TANH", tanh_rest, lambda: [0, mpmath.mpf("1.01")])])
 def test_coefficients(name, function, interval, precision):
     table = getattr(elementary, name)
     table = table.single if precision == "single" else table
@@ -80,6 +86,19 @@ def exact_gelu_tanh(x):
     return x / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3)))
 
 
+def numpy_tanhshrink(x):
+    return np.where(abs(x) < 0.01, x**3 / 3 - 2 * x**5 / 15, x - np.tanh(x))
+
+
+def exact_tanhshrink(x):
+    return x**3 / 3 if abs(x) < 1e-9 else x - mpmath.tanh(x)
+
+
+def exact_mish(x):
+    return x * mpmath.tanh(mpmath.log1p(mpmath.exp(x)))
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 # What judges float32, in float64, which holds the squares of its numbers exactly; what judges float64; and for each the
 # largest error in units in the last place: measured, with and without fused multiply-adds, and rounded up. The
 # argument of the tanh form of GELU grows with the cube of x, and its rounding with it.
@@ -92,12 +111,31 @@ FUNCTIONS = {
     "normal_cdf": (numpy_cdf, exact_cdf, 7, 3),
     "normal_pdf": (lambda x: np.exp(-x * x / 2) / math.sqrt(2 * math.pi),
                    lambda x: mpmath.exp(-x * x / 2) / mpmath.sqrt(2 * mpmath.pi), 3, 2),
+    "expm1": (np.expm1, mpmath.expm1, 2, 1),
     "identity": (lambda x: x, lambda x: x, 0, 0),
     "relu": (lambda x: np.maximum(x, 0), lambda x: max(x, 0), 0, 0),
     "leaky_relu": (lambda x: np.where(x > 0, x, 0.01 * x), lambda x: x if x > 0 else x / 100, 1, 1),
     "gelu": (lambda x: x * numpy_cdf(x), lambda x: x * exact_cdf(x), 8, 4),
     "gelu_tanh": (lambda x: x * numpy_sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)), exact_gelu_tanh,
                   193, 834),
+    "neg": (np.negative, lambda x: -x, 0, 0),
+    "threshold": (lambda x: np.maximum(x, 0), lambda x: max(x, 0), 0, 0),
+    "hardtanh": (lambda x: np.clip(x, -1, 1), lambda x: max(-1, min(x, 1)), 0, 0),
+    "hardsigmoid": (lambda x: np.clip((x + 3) / 6, 0, 1), lambda x: max(0, min((x + 3) / 6, 1)), 1, 1),
+    "hardswish": (lambda x: x * np.clip((x + 3) / 6, 0, 1), lambda x: x * max(0, min((x + 3) / 6, 1)), 2, 2),
+    "hardshrink": (lambda x: np.where(abs(x) <= 0.5, 0, x), lambda x: 0 if abs(x) <= 0.5 else x, 0, 0),
+    "softshrink": (lambda x: x - np.clip(x, -0.5, 0.5), lambda x: x - max(-0.5, min(x, 0.5)), 1, 1),
+    "log_sigmoid": (lambda x: -np.logaddexp(0, -x), lambda x: -mpmath.log1p(mpmath.exp(-x)), 2, 2),
+    "tanhshrink": (numpy_tanhshrink, exact_tanhshrink, 6, 3),
+    "softsign": (lambda x: x / (1 + abs(x)), lambda x: x / (1 + abs(x)), 2, 2),
+    "softplus": (lambda x: np.where(x > 20, x, np.logaddexp(0, x)),
+                 lambda x: x if x > 20 else mpmath.log1p(mpmath.exp(x)), 2, 2),
+    "elu": (lambda x: np.where(x > 0, x, np.expm1(x)), lambda x: x if x > 0 else mpmath.expm1(x), 2, 1),
+    "celu": (lambda x: np.where(x > 0, x, np.expm1(x)), lambda x: x if x > 0 else mpmath.expm1(x), 2, 1),
+    "selu": (lambda x: SELU_SCALE * np.where(x > 0, x, SELU_ALPHA * np.expm1(x)),
+             lambda x: SELU_SCALE * (x if x > 0 else SELU_ALPHA * mpmath.expm1(x)), 3, 2),
+    "silu": (lambda x: x * numpy_sigmoid(x), lambda x: x / (1 + mpmath.exp(-x)), 5, 4),
+    "mish": (lambda x: x * np.tanh(np.logaddexp(0, x)), exact_mish, 5, 4),
 }
 functions = pytest.mark.parametrize("name", FUNCTIONS)
 
@@ -125,8 +163,7 @@ def evaluate(worker):
 
     def activation(name, x):
         graph, x = Graph(), x.reshape(-1, 64)
-        attributes = {ACTIVATIONS[name]: 0.01} if ACTIVATIONS[name] else {}
-        node = graph.apply(name, graph.input("x", (None, 64)), **attributes)
+        node = graph.apply(name, graph.input("x", (None, 64)), **OPS[name].cases[0])
         program, backend = plan(graph, layout(x.dtype), prediction=node), CpuBackend(x.dtype)
         backend.prepare(program, len(x))
         y = np.full_like(x, np.nan)
@@ -185,6 +222,15 @@ INFINITY, NAN = math.inf, math.nan
     "exp": {-INFINITY: 0, -1000: 0, 0: 1, 1000: INFINITY, INFINITY: INFINITY},
     "log": {-INFINITY: NAN, -1: NAN, 0: -INFINITY, 1: 0, INFINITY: INFINITY},
     "log1p": {0: 0, INFINITY: INFINITY},
+    "expm1": {-INFINITY: -1, -1000: -1, 0: 0, 1000: INFINITY, INFINITY: INFINITY},
+    "softplus": {-INFINITY: 0, -1000: 0, 1000: 1000, INFINITY: INFINITY},
+    "log_sigmoid": {-INFINITY: -INFINITY, -1000: -1000, 1000: 0, INFINITY: 0},
+    "tanhshrink": {-INFINITY: -INFINITY, -1000: -999, 0: 0, 1000: 999, INFINITY: INFINITY},
+    "softsign": {-1: -0.5, 0: 0, 1: 0.5},
+    "elu": {-INFINITY: -1, -1000: -1, 0: 0, 1000: 1000, INFINITY: INFINITY},
+    "celu": {-INFINITY: -1, -1000: -1, 0: 0, 1000: 1000, INFINITY: INFINITY},
+    "silu": {-1000: 0, 0: 0, 1000: 1000, INFINITY: INFINITY},
+    "mish": {-1000: 0, 0: 0, 1000: 1000, INFINITY: INFINITY},
     "sigmoid": {-INFINITY: 0, -1000: 0, 0: 0.5, 1000: 1, INFINITY: 1},
     "tanh": {-INFINITY: -1, -1000: -1, 0: 0, 1000: 1, INFINITY: 1},
     "normal_cdf": {-INFINITY: 0, -1000: 0, 0: 0.5, 1000: 1, INFINITY: 1},

@@ -13,7 +13,7 @@ from hotloop.kernels.tensors import CHUNK
 
 SIZES = [(), (1,), (31,), (33,), (64,), (3, 5), (2, 3, 4), (70, 1000)]
 ELEMENTWISE = sorted(name for name, op in OPS.items() if op.arity and op.gradient)
-POSITIVE = {"sqrt", "log", "power"}
+POSITIVE = {"sqrt", "log", "log1p", "power"}
 
 
 def numbers(shape, seed=0, low=-2.0, high=2.0):

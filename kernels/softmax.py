@@ -1,0 +1,163 @@
+"""Softmax and its logarithm, over the elements of a row; m = max_j x_j keeps the exponentials finite.
+
+softmax:      y_i = exp(x_i - m) / sum_j exp(x_j - m),         dx_i = y_i (dy_i - sum_j dy_j y_j)
+log_softmax:  y_i = (x_i - m) - log sum_j exp(x_j - m),        dx_i = dy_i - exp(y_i) sum_j dy_j
+"""
+
+import numpy as np
+
+from ._context import CONTEXT, SCRATCH
+from ._jit import kernel
+from ._op import Op, one_shape, register, same_shape
+from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
+from ._primitives import LANES, PANEL, SIZE, ints, reals
+from .elementary import exp, log
+
+
+@kernel
+def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
+    """Softmax over each row; y may be x."""
+    z = ints(context, CONTEXT)[SCRATCH]
+    group, size = group_rows(y_cols, LANES, SIZE), group_size(y_cols, LANES, SIZE)
+    top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
+    for first in range(low, high, group):
+        count, row = min(group, high - first), first * PANEL * SIZE
+        to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
+        max_columns(z, group, y_cols, count, top)
+        exp_columns(z, group, y_cols, count, top)
+        add_columns(z, group, y_cols, count, total, block)
+        totals = reals(total, count)
+        for i in range(count):
+            totals[i] = 1.0 / totals[i]
+        scale_columns(z, group, y_cols, count, total)
+        from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
+    return 0
+
+
+@kernel
+def log_softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
+    """Logarithm of softmax over each row; y may be x."""
+    z = ints(context, CONTEXT)[SCRATCH]
+    group, size = group_rows(y_cols, LANES, SIZE), group_size(y_cols, LANES, SIZE)
+    power, top = z + size * SIZE, z + 2 * size * SIZE
+    total, block = top + group * SIZE, top + 2 * group * SIZE
+    for first in range(low, high, group):
+        count, row = min(group, high - first), first * PANEL * SIZE
+        to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
+        max_columns(z, group, y_cols, count, top)
+        tops, totals = reals(top, count), reals(total, count)
+        for c in range(y_cols):
+            column, powers = reals(z + c * group * SIZE, count), reals(power + c * group * SIZE, count)
+            for i in range(count):
+                column[i] = column[i] - tops[i]
+                powers[i] = exp(column[i])
+        add_columns(power, group, y_cols, count, total, block)
+        for i in range(count):
+            totals[i] = log(totals[i])
+        for c in range(y_cols):
+            column = reals(z + c * group * SIZE, count)
+            for i in range(count):
+                column[i] = column[i] - totals[i]
+        from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
+    return 0
+
+
+def _backward_kernel(name, term, slope):
+    """The kernel that makes dx_i = slope(dy_i, y_i, sum_j term(dy_j, y_j)) along each row; dx may be dy."""
+
+    def backward(dy, dy_panel, y, y_panel, dx, dx_panel, dx_cols, context, low, high):
+        up = ints(context, CONTEXT)[SCRATCH]
+        group, size = group_rows(dx_cols, LANES, SIZE), group_size(dx_cols, LANES, SIZE)
+        kept, each = up + size * SIZE, up + 2 * size * SIZE
+        total, block = up + 3 * size * SIZE, up + (3 * size + group) * SIZE
+        for first in range(low, high, group):
+            count, row = min(group, high - first), first * PANEL * SIZE
+            to_columns(dy + row, dy_panel, dx_cols, up, group, context, 0, count)
+            to_columns(y + row, y_panel, dx_cols, kept, group, context, 0, count)
+            for c in range(dx_cols):
+                ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
+                terms = reals(each + c * group * SIZE, count)
+                for i in range(count):
+                    terms[i] = term(ups[i], ys[i])
+            add_columns(each, group, dx_cols, count, total, block)
+            totals = reals(total, count)
+            for c in range(dx_cols):
+                ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
+                for i in range(count):
+                    ups[i] = slope(ups[i], ys[i], totals[i])
+            from_columns(up, group, dx_cols, dx + row, dx_panel, context, 0, count)
+        return 0
+
+    return kernel(backward, name)
+
+
+def exp_columns(z, stride, columns, rows, top):
+    """z[c, i] = exp(z[c, i] - top[i])."""
+    tops = reals(top, rows)
+    for c in range(columns):
+        column = reals(z + c * stride * SIZE, rows)
+        for i in range(rows):
+            column[i] = exp(column[i] - tops[i])
+
+
+def scale_columns(z, stride, columns, rows, scale):
+    """z[c, i] *= scale[i]."""
+    scales = reals(scale, rows)
+    for c in range(columns):
+        column = reals(z + c * stride * SIZE, rows)
+        for i in range(rows):
+            column[i] = column[i] * scales[i]
+
+
+def _enter(name, forward, reference, term, slope, reference_backward):
+    """Enter an op and its backward op, which reads the output, into the table."""
+    backward = f"{name}_backward"
+
+    def gradient(graph, node, upstream):
+        return (graph.apply(backward, upstream, node),)
+
+    register(Op(name, one_shape, reference, gradient, "y", forward, tolerance="row"))
+    register(Op(backward, same_shape, reference_backward, None, "y", _backward_kernel(backward, term, slope),
+                tolerance="row"))
+
+
+def _product(dy, y):
+    return dy * y
+
+
+def _softmax_slope(dy, y, total):
+    return y * (dy - total)
+
+
+def _softmax_reference(attributes, x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _softmax_reference_backward(attributes, dy, y):
+    return y * (dy - (dy * y).sum(-1, keepdims=True))
+
+
+_enter("softmax", softmax_forward, _softmax_reference, _product, _softmax_slope, _softmax_reference_backward)
+
+
+def _gradient_alone(dy, y):
+    return dy
+
+
+def _log_softmax_slope(dy, y, total):
+    return dy - exp(y) * total
+
+
+def numpy_log_softmax(x):
+    """The logarithm of softmax over each row, in NumPy."""
+    shifted = x - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _log_softmax_reference_backward(attributes, dy, y):
+    return dy - np.exp(y) * dy.sum(-1, keepdims=True)
+
+
+_enter("log_softmax", log_softmax_forward, lambda attributes, x: numpy_log_softmax(x), _gradient_alone,
+       _log_softmax_slope, _log_softmax_reference_backward)
