@@ -32,6 +32,7 @@ from .activations import (
 )
 from .callbacks import Callback, ProgressBar
 from .checkpoint import load, save
+from .custom import operation
 from .errors import NonFiniteError
 from .functions import (
     absolute,
@@ -39,6 +40,7 @@ from .functions import (
     cos,
     detach,
     equal,
+    erf,
     exp,
     expm1,
     log,
@@ -64,6 +66,7 @@ from .functions import (
     transpose,
     where,
 )
+from .gradcheck import GradientError, gradcheck, numerical_gradient
 from .graph import Graph
 from .graph_program import Descent, GraphProgram
 from .history import History
@@ -76,11 +79,11 @@ from .trainer import Trainer
 __version__ = "0.1.0"
 __all__ = [
     "CELU", "ELU", "GELU", "SELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback",
-    "CrossEntropyLoss", "Dense", "Descent", "Graph", "GraphProgram", "Hardshrink", "Hardsigmoid", "Hardswish",
-    "Hardtanh", "History", "Identity", "L1Loss", "LeakyReLU", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish",
-    "NonFiniteError", "ProgressBar", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus",
-    "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute", "concatenate", "cos", "detach",
-    "equal", "exp", "expm1", "load", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
-    "minimum", "relu", "reshape", "save", "sigmoid", "sign", "sin", "softmax", "sqrt", "square", "stack", "sum", "tanh",
-    "transpose", "where",
+    "CrossEntropyLoss", "Dense", "Descent", "GradientError", "Graph", "GraphProgram", "Hardshrink", "Hardsigmoid",
+    "Hardswish", "Hardtanh", "History", "Identity", "L1Loss", "LeakyReLU", "LogSigmoid", "LogSoftmax", "MSELoss",
+    "Mish", "NonFiniteError", "ProgressBar", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin",
+    "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute", "concatenate",
+    "cos", "detach", "equal", "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax", "logsumexp",
+    "matmul", "max", "maximum", "mean", "minimum", "numerical_gradient", "operation", "relu", "reshape", "save",
+    "sigmoid", "sign", "sin", "softmax", "sqrt", "square", "stack", "sum", "tanh", "transpose", "where",
 ]

@@ -58,9 +58,9 @@ def jvp(graph, value, tangents):
             tangent = _tangent(graph, node, moved)
             if tangent is not None:
                 directions[node] = tangent
-    if value not in directions:
-        raise ValueError(f"{value!r} does not change with {', '.join(map(repr, tangents))}")
-    return directions[value]
+    if value not in needed:
+        raise ValueError(f"{value!r} does not depend on {', '.join(map(repr, tangents))}")
+    return directions[value] if value in directions else graph.constant(0.0).broadcast_to(value.shape)
 
 
 def _tangent(graph, node, moved):

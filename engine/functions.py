@@ -40,6 +40,11 @@ def cos(x):
     return _elementwise("cos", x)
 
 
+def erf(x):
+    """The error function."""
+    return _elementwise("erf", x)
+
+
 def sqrt(x):
     """The square root; NaN below 0."""
     return _elementwise("sqrt", x)

@@ -65,6 +65,8 @@ class Graph:
     def constant(self, value):
         """A number or array that never changes; the same node for the same value."""
         if isinstance(value, Node):
+            if value.graph is not self:
+                raise ValueError(f"{value!r} is not a node of this graph")
             return value
         array = _numbers(value, "a constant")
         key = array.shape, array.tobytes()

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from . import checks
 from .initializers import INITIALIZERS
+from .node import Node
 
 LAYERS: dict[str, type] = {}  # name -> class: what a network can hold and a checkpoint can name
 
@@ -73,6 +74,12 @@ class Activation:
     def apply(self, graph, x, prefix):
         """Append the activation to `graph`."""
         return graph.apply(self.op, x, name=f"{self.op}_{prefix}", **self.attributes())
+
+    def __call__(self, x):
+        """The activation of a node of a graph."""
+        if not isinstance(x, Node):
+            raise TypeError(f"{self!r} takes a node of a graph, or a place in a network; got {x!r}")
+        return x.graph.apply(self.op, x, **self.attributes())
 
     def attributes(self):
         """The op's attributes."""

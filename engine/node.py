@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Node:
     """A value of the graph: what `op` makes of `inputs`. Nodes are compared by identity.
 
-    Arithmetic (+ - * / ** @), comparisons (< <= > >=: 1 where they hold, else 0), NumPy's ufuncs, and indexing by
-    constants make new nodes. Operands that are numbers or arrays become constants; shapes are broadcast as in NumPy.
+    Arithmetic (+ - * / ** @), comparisons (< <= > >=: 1 where they hold, else 0; & and | of them), NumPy's ufuncs, and
+    indexing by constants make new nodes. Operands that are numbers or arrays become constants; shapes are broadcast as
+    in NumPy.
     """
 
     op: str
@@ -88,6 +89,12 @@ class Node:
     def __le__(self, other):
         return self.graph.elementwise("greater_equal", other, self)
 
+    def __and__(self, other):
+        return self.graph.elementwise("multiply", self, other)
+
+    def __or__(self, other):
+        return self.graph.elementwise("maximum", self, other)
+
     @property
     def ndim(self):
         """Number of dimensions."""
@@ -135,6 +142,17 @@ class Node:
     def __getitem__(self, key):
         starts, steps, sizes, shape = selection(self.shape, key)
         return self.graph.apply("slice", self, starts=starts, steps=steps, sizes=sizes).reshape(shape)
+
+    def depends_on(self, other):
+        """Whether `other` is this node or stands on a way to it."""
+        reached, todo = set(), [self]
+        while todo:
+            node = todo.pop()
+            if node is other:
+                return True
+            todo += [operand for operand in node.inputs if operand not in reached]
+            reached.update(node.inputs)
+        return False
 
     __iter__ = None  # Python would try indices until one fails
 

@@ -16,6 +16,7 @@ from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._primitives import PANEL, SIZE, ByPrecision, copy, fma, real, reals, select
 from ._sums import two_product, two_sum
+from ._trace import trace
 from .elementary import (
     clamp,
     exp,
@@ -60,11 +61,19 @@ def activation(name, value, slope, saves, reference, reference_slope, cases=({},
     def gradient(graph, node, upstream):
         return (graph.apply(backward, upstream, node.inputs[0] if saves == "x" else node, **node.attributes),)
 
+    def gradient_of_backward(graph, node, upstream):
+        dy, saved = node.inputs
+        bend = trace(slope, saved, *(node.attributes[parameter] for parameter in parameters))
+        second = None
+        if isinstance(bend, type(saved)) and bend.depends_on(saved):
+            (second,) = graph.gradient(bend, [saved], seed=upstream * dy)
+        return graph.apply(backward, upstream, saved, **node.attributes), second
+
     ACTIVATIONS[name] = parameters
     register(Op(name, one_shape, evaluate, gradient, saves, _forward_kernel(name, value), finish[0], cases=cases,
                 arity=1))
-    register(Op(backward, same_shape, evaluate_backward, None, saves, _backward_kernel(name, slope), finish[1],
-                cases=cases, arity=2))
+    register(Op(backward, same_shape, evaluate_backward, gradient_of_backward, saves, _backward_kernel(name, slope),
+                finish[1], cases=cases, arity=2))
 
 
 def scalar_operands(name, attributes):

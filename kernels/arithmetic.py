@@ -11,7 +11,7 @@ import numpy as np
 from ._elementwise import elementwise_kernel
 from ._op import Op, one_shape, register, same_shape, three_of_one_shape
 from ._primitives import select
-from .elementary import cos, exp, expm1, log, log1p, pow, sin
+from .elementary import cos, erf, exp, expm1, log, log1p, pow, sin
 
 _SHAPES = {1: one_shape, 2: same_shape, 3: three_of_one_shape}
 
@@ -97,6 +97,8 @@ elementwise("log", log, lambda up, y, x: up / x, np.log)
 elementwise("log1p", log1p, lambda up, y, x: up / (1 + x), np.log1p)
 elementwise("sin", sin, lambda up, y, x: up * np.cos(x), np.sin)
 elementwise("cos", cos, lambda up, y, x: -(up * np.sin(x)), np.cos)
+elementwise("erf", erf, lambda up, y, x: up * (2 / math.sqrt(math.pi)) * np.exp(-(x**2)),
+            lambda x: np.vectorize(math.erf, otypes=[x.dtype])(x))
 elementwise("power", pow, lambda up, z, x, y: (up * y * x ** (y - 1), _exponent_gradient(up, z, x)), np.power, 2)
 
 

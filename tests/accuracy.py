@@ -3,8 +3,8 @@
 `python tests/accuracy.py [--every N] [names]` runs every elementwise op of one operand in the op table, and the
 functions of `hotloop.kernels.elementary`, or those named, on all 2**32 bit patterns, or on one drawn from each N that
 follow each other. The compiled kernels compute, float64 formulas of NumPy and SciPy judge. Rows of the document that
-were not run stay as they are. Processors with and without fused multiply-adds have a table each; `NUMBA_CPU_NAME=generic` stands for
-the others.
+were not run stay as they are. Processors with and without fused multiply-adds have a table each;
+`NUMBA_CPU_NAME=generic` stands for the others.
 """
 
 import argparse
