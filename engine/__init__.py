@@ -7,15 +7,32 @@ from .callbacks import Callback, ProgressBar
 from .checkpoint import load, save
 from .errors import NonFiniteError
 from .history import History
-from .layers import GELU, Activation, Dense, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from .layers import (
+    GELU,
+    GLU,
+    Activation,
+    Dense,
+    Dropout,
+    Identity,
+    Layer,
+    LeakyReLU,
+    Maxout,
+    PReLU,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .network import Sequential
+from .normalization import BatchNorm1d, LayerNorm, RMSNorm
 from .optimizers import SGD, Adam, AdamW
 from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "GELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback", "CrossEntropyLoss", "Dense",
-    "History", "Identity", "L1Loss", "LeakyReLU", "MSELoss", "NonFiniteError", "ProgressBar", "ReLU", "Sequential",
-    "Sigmoid", "Softmax", "Tanh", "Trainer", "load", "save",
+    "GELU", "GLU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "Callback",
+    "CrossEntropyLoss", "Dense", "Dropout", "History", "Identity", "L1Loss", "Layer", "LayerNorm", "LeakyReLU",
+    "MSELoss", "Maxout", "NonFiniteError", "PReLU", "ProgressBar", "RMSNorm", "ReLU", "Sequential", "Sigmoid",
+    "Softmax", "Tanh", "Trainer", "load", "save",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from hotloop.kernels import OPS
 
 Shape = tuple[int | None, ...]  # None is the batch dimension, always the first
-SOURCES = ("input", "target", "labels", "parameter", "one")  # nodes without an op
+SOURCES = ("input", "target", "labels", "parameter", "statistic", "key", "one")  # nodes without an op
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,14 @@ class Graph:
         if any(size is None for size in shape):
             raise ValueError(f"parameter {name!r} needs a fixed shape, got {shape}: only inputs have a batch")
         return self._source("parameter", name, shape)
+
+    def statistic(self, name, shape):
+        """A value that lasts but is not trained, such as a running mean; of shape () a count, int64."""
+        return self._source("statistic", name, shape)
+
+    def key(self):
+        """What random numbers are drawn from: a step's seed and number. One node, however many ask for it."""
+        return next((node for node in self.nodes if node.op == "key"), None) or self._source("key", "key", ())
 
     def apply(self, op, *inputs, name=None, **attributes):
         """Add the node that `op` makes of `inputs`.

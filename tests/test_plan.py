@@ -145,7 +145,7 @@ def layers_end(layers):
 def test_programs_of_a_trainer_place_parameters_alike(layers):
     trainer = make(layers, optimizer=hl.Adam())
     found = programs(trainer, *data(trainer, "mse")).values()
-    layouts = {tuple((block.weight, block.bias, block.first) for block in program.blocks) for program in found}
+    layouts = {tuple((block.matrix, block.vector, block.first) for block in program.blocks) for program in found}
     assert len(layouts) == 1 and len({(program.elements, program.states) for program in found}) == 1
     (blocks,) = layouts
     ends = [block.first + program.layout.block(block.inputs, block.outputs)
