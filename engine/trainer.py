@@ -90,7 +90,7 @@ class Trainer:
         epochs = checks.integer("epochs", epochs, 0)
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         y, kind = self._targets(y, len(X))
-        self._check_rows("fit", X, self.batch_size)
+        data.enough_rows("fit", X, self.batch_size, self.net, training=True)
         if validation_data is not None:
             self._check_validation(validation_data)
         callbacks = check(callbacks)
@@ -124,8 +124,7 @@ class Trainer:
             raise ValueError(f"validation_data must be a pair (X, y), got {len(pair)} parts")
         X = data.features(pair[0], self.net.in_features, self.dtype, self.check_finite, "X of validation_data")
         self._targets(pair[1], len(X), "y of validation_data")
-        if not len(X):
-            raise ValueError(f"validation_data needs at least one row, got X of shape {X.shape}")
+        data.enough_rows("validation_data", X, len(X), self.net)
 
     def _epoch(self, program, X, y, callbacks):
         """Train what is left of the current epoch."""
@@ -167,7 +166,7 @@ class Trainer:
         """
         xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
         yb, kind = self._targets(yb, len(xb))
-        self._check_rows("step", xb)
+        data.enough_rows("step", xb, len(xb), self.net, training=True)
         rows = len(xb)
         program = self._program("train", kind, rows)
         self._backend.bind(program)
@@ -181,22 +180,11 @@ class Trainer:
         """
         xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
         yb, kind = self._targets(yb, len(xb))
-        self._check_rows("gradients", xb)
+        data.enough_rows("gradients", xb, len(xb), self.net, training=True)
         program = self._program("gradient", kind, len(xb))
         self._backend.run(program, {"x": xb, "y": yb}, steps=1, start=0, rows=len(xb), batch=len(xb),
                           update=self.updates + 1, strict=False)
         return {name: self._backend.read(program, "gradient", name) for name in self.net.shapes}
-
-    def _check_rows(self, method, X, batch_size=None, training=True):
-        """Refuse rows that make a batch too small for a layer."""
-        least, place = self.net.least_rows(training)
-        rows, batch = len(X), min(batch_size or len(X), len(X))
-        if not rows:
-            raise ValueError(f"{method} needs at least one row, got X of shape {X.shape}")
-        smallest = rows % batch or batch
-        if smallest < least:
-            raise ValueError(f"layer {place}, {self.net.layers[place]!r}, needs at least {least} rows in a batch, but "
-                             f"X of shape {X.shape} in batches of {batch} leaves {smallest}: change batch_size or rows")
 
     def stop(self):
         """Ask `fit` to return; for callbacks. An unfinished epoch is finished by the next `fit`."""
@@ -232,7 +220,7 @@ class Trainer:
         """The network's outputs (rows, out_features) for X (rows, in_features), in the trainer's dtype."""
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         if len(X):
-            self._check_rows("predict", X, training=False)
+            data.enough_rows("predict", X, len(X), self.net)
         return self._forward(X, None, "predict", None)[0]
 
     def evaluate(self, X, y):
@@ -243,7 +231,7 @@ class Trainer:
         """
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         y, kind = self._targets(y, len(X))
-        self._check_rows("evaluate", X, training=False)
+        data.enough_rows("evaluate", X, len(X), self.net)
         total, right = 0.0, 0
         at_once = len(X) if self._by_batch() else _EVALUATE_ROWS
         for first in range(0, len(X), at_once):

@@ -138,11 +138,16 @@ def _value(x, _):
     return x
 
 
+def _distance(x, mean):
+    return x - mean
+
+
 def _squared_distance(x, mean):
     return (x - mean) * (x - mean)
 
 
-_add_values, _add_distances, _add_products = summed(_value), summed(_squared_distance), summed(product)
+_add_values, _add_products = summed(_value), summed(product)
+_add_distances, _add_squared_distances = summed(_distance), summed(_squared_distance)
 
 
 @kernel
@@ -156,6 +161,11 @@ def batch_moments(x, x_panel, y, y_panel, context, low, high):
         _add_values(source, source, PANEL, batch, mean, block)
         divide(mean, batch)
         _add_distances(source, mean, 0, batch, variance, block)
+        divide(variance, batch)
+        means, rest = reals(mean, PANEL), reals(variance, PANEL)
+        for j in range(PANEL):
+            means[j] = means[j] + rest[j]  # what the rounding of so long a sum had left out
+        _add_squared_distances(source, mean, 0, batch, variance, block)
         divide(variance, batch)
     return 0
 

@@ -38,8 +38,10 @@ BACKENDS = {"cpu": CpuBackend, "numpy": NumpyBackend}
 
 
 def test_every_op_is_tested():
+    from test_layer_ops import OPERANDS
+
     losses = [f"{name}{end}" for name in LOSSES for end in ("", "_backward")]
-    assert sorted([*ROWWISE, *losses, *DENSE, *UPDATES]) == sorted(OPS)
+    assert sorted([*ROWWISE, *losses, *DENSE, *UPDATES, *OPERANDS]) == sorted(OPS)
 
 
 def cases(names):
@@ -201,7 +203,8 @@ class Machine:
 
     def __init__(self, backend, dtype, graph, rows, parameters=None, apart=None, **goals):
         self.backend, self.dtype, self.rows, self.apart = backend, np.dtype(dtype), rows, apart
-        self.program = plan(graph, layout(dtype), keep_gradient=bool(goals.get("gradients")), **goals)
+        self.program = plan(graph, layout(dtype), keep_gradient=bool(goals.get("gradients")), settings={"key": 7},
+                            **goals)
         if apart:
             self._separate()
         self.executor = BACKENDS[backend](self.dtype)
@@ -286,6 +289,16 @@ def chain(graph, *ops):
                                 graph.parameter(f"{place}.bias", (5,)))
         elif op == "add":
             value = graph.apply("add", value, graph.apply("dense", value, graph.parameter(f"{place}.weight", (5, 5))))
+        elif op in ("affine", "prelu"):
+            vectors = [graph.parameter(f"{place}.{name}", (5,)) for name in ("weight", "bias")]
+            value = graph.apply(op, value, *vectors[: 2 if op == "affine" else 1])
+        elif op == "batch_norm":
+            value = graph.apply(op, value, graph.apply("batch_moments", value), **OPS[op].cases[-1])
+        elif op == "dropout":
+            value = graph.apply(op, value, graph.key(), p=0.5, place=place)
+        elif op in ("glu", "maxout"):
+            wide = graph.apply("dense", value, graph.parameter(f"{place}.weight", (10, 5)))
+            value = graph.apply(op, wide, **OPS[op].cases[0])
         else:
             value = graph.apply(op, value, **OPS[op].cases[-1])
     return x, value
@@ -296,7 +309,8 @@ WITH_GRADIENT = [name for name, op in OPS.items() if op.gradient is not None]
 CHAINS = [((name,), SQUARES) for name in WITH_GRADIENT if name not in LOSSES]
 CHAINS += [(ops, (name, case)) for name in sorted(LOSSES) for case in OPS[name].cases
            for ops in ((), ("dense", "tanh", "dense"))]
-CHAINS += [(("dense", name, "dense"), SQUARES) for name in (*ACTIVATIONS, "softmax", "add")]
+LAYERS = ["affine", "prelu", "layer_norm", "rms_norm", "batch_norm", "dropout", "glu", "maxout"]
+CHAINS += [(("dense", name, "dense"), SQUARES) for name in (*ACTIVATIONS, "softmax", "add", *LAYERS)]
 CHAINS += [(("dense", name), SQUARES) for name in ACTIVATIONS]
 
 
@@ -327,7 +341,7 @@ def test_gradients_are_central_differences(ops, loss):
         return alone.losses[0]
 
     found, single = gradients("float64"), gradients("float32")
-    kinks = {"relu", "leaky_relu", "l1_loss"} & {name, *ops}
+    kinks = {"relu", "leaky_relu", "prelu", "maxout", "l1_loss"} & {name, *ops}
     eps, atol, rtol = 1e-6, 1e-5 if kinks else 1e-7, 1e-3 if kinks else 1e-7
     for name, values in point.items():
         for index in np.ndindex(values.shape):
@@ -367,7 +381,7 @@ def test_what_memory_held_before_changes_nothing(layer, dtype):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("op", [*ACTIVATIONS, "softmax"])
+@pytest.mark.parametrize("op", [*ACTIVATIONS, "softmax", *LAYERS])
 def test_any_value_can_be_predicted(op):
     """Also one that a plan would keep in registers or overwrite."""
     graph, generator = Graph(), np.random.default_rng(0)
