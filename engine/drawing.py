@@ -10,7 +10,7 @@ from .program import Block, Buffer, External, Instruction
 
 _PHASES = {"rows": "rows: each worker runs all of this on its slice of the batch",
            "each": "each: every worker for itself",
-           "units": "units: pieces of the parameters,\ndealt out to the workers"}
+           "units": "units: pieces of parameters or columns,\ndealt out to the workers"}
 _WIDTH, _HEIGHT, _ACROSS, _DOWN = 2.15, 0.85, 2.75, 1.3  # inches: of a box; between the corners of neighbours
 _MARGIN, _HEADING = 0.3, 0.4
 _FORWARD, _BACKWARD, _PLAIN, _INK = "#2b6cb0", "#c05621", "#4a5568", "#1a202c"

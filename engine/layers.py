@@ -18,10 +18,10 @@ class Layer:
 
     pool = 1
 
-    def __init_subclass__(cls, **options):
-        """Enter the layer among those that networks take."""
+    def __init_subclass__(cls, abstract=False, **options):
+        """Enter the layer among those that networks take, unless it is `abstract`, a base of others."""
         super().__init_subclass__(**options)
-        if not cls.__name__.startswith("_"):
+        if not abstract:
             LAYERS[cls.__name__] = cls
 
     def parameters(self):
@@ -94,7 +94,7 @@ class Dense(Layer):
         return graph.apply("dense", x, *self.sources(graph, prefix).values(), name=f"dense_{prefix}")
 
 
-class _OneOp(Layer):
+class _OneOp(Layer, abstract=True):
     """Layers without parameters that are one op of the table, named by `op`; `attributes` are the op's."""
 
     op: str
@@ -108,7 +108,7 @@ class _OneOp(Layer):
         return {}
 
 
-class Activation(_OneOp):
+class Activation(_OneOp, abstract=True):
     """Base of layers that make one number of each: one op, named by `op`; `attributes` are the op's.
 
     A subclass is a layer as it stands: networks take it, checkpoints know it by its name.

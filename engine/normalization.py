@@ -8,7 +8,7 @@ from . import checks
 from .layers import Layer
 
 
-class _Norm(Layer):
+class _Norm(Layer, abstract=True):
     """What the layers share: affine parameters named as torch's, ones and zeros at first."""
 
     def _check(self, size, *switches):
