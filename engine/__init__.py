@@ -70,20 +70,22 @@ from .gradcheck import GradientError, gradcheck, numerical_gradient
 from .graph import Graph
 from .graph_program import Descent, GraphProgram
 from .history import History
-from .layers import Activation, Dense
+from .layers import GLU, Activation, Dense, Dropout, Layer, Maxout, PReLU
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .network import Sequential
+from .normalization import BatchNorm1d, LayerNorm, RMSNorm
 from .optimizers import SGD, Adam, AdamW
 from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "CELU", "ELU", "GELU", "SELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback",
-    "CrossEntropyLoss", "Dense", "Descent", "GradientError", "Graph", "GraphProgram", "Hardshrink", "Hardsigmoid",
-    "Hardswish", "Hardtanh", "History", "Identity", "L1Loss", "LeakyReLU", "LogSigmoid", "LogSoftmax", "MSELoss",
-    "Mish", "NonFiniteError", "ProgressBar", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin",
-    "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute", "concatenate",
-    "cos", "detach", "equal", "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax", "logsumexp",
-    "matmul", "max", "maximum", "mean", "minimum", "numerical_gradient", "operation", "relu", "reshape", "save",
-    "sigmoid", "sign", "sin", "softmax", "sqrt", "square", "stack", "sum", "tanh", "transpose", "where",
+    "CELU", "ELU", "GELU", "GLU", "SELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d",
+    "Callback", "CrossEntropyLoss", "Dense", "Descent", "Dropout", "GradientError", "Graph", "GraphProgram",
+    "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "History", "Identity", "L1Loss", "Layer", "LayerNorm",
+    "LeakyReLU", "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish", "NonFiniteError", "PReLU", "ProgressBar",
+    "RMSNorm", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink",
+    "Softsign", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute", "concatenate", "cos", "detach", "equal",
+    "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum",
+    "mean", "minimum", "numerical_gradient", "operation", "relu", "reshape", "save", "sigmoid", "sign", "sin",
+    "softmax", "sqrt", "square", "stack", "sum", "tanh", "transpose", "where",
 ]

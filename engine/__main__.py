@@ -7,7 +7,7 @@ import time
 
 from .compare import compare, random_data, trainer
 from .errors import NonFiniteError
-from .layers import LAYERS, Dense
+from .layers import activations
 from .losses import LOSSES
 from .optimizers import OPTIMIZERS
 
@@ -28,8 +28,7 @@ def main(arguments=None):
 def _parser():
     net = argparse.ArgumentParser(add_help=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     net.add_argument("--net", type=_widths, default="64-128-10", metavar="WIDTHS", help="widths of a dense net")
-    activations = [name for name, kind in LAYERS.items() if kind is not Dense]
-    for name, kinds, default in (("activation", activations, "ReLU"), ("loss", LOSSES, "CrossEntropyLoss"),
+    for name, kinds, default in (("activation", activations(), "ReLU"), ("loss", LOSSES, "CrossEntropyLoss"),
                                  ("optimizer", OPTIMIZERS, "Adam")):
         net.add_argument(f"--{name}", choices=list(kinds), default=default, metavar="NAME", help=", ".join(kinds))
     net.add_argument("--dtype", choices=("float32", "float64"), default="float32")

@@ -17,7 +17,7 @@ import numpy as np
 from .checks import given
 from .layers import LAYERS
 from .losses import LOSSES
-from .network import Sequential
+from .network import Sequential, shapes_of
 from .optimizers import OPTIMIZERS
 from .trainer import Trainer
 
@@ -30,11 +30,12 @@ _DTYPES = {"float32": "F32", "float64": "F64"}  # safetensors' names
 def save(trainer, path):
     """Write `trainer` to `path`, replacing a file of that name; `load` continues from it bit for bit.
 
-    Tensors: the parameters ("0.weight", (out, in)) and the optimizer's states ("optimizer.exp_avg.0.weight"), in the
-    trainer's dtype. Metadata: architecture, loss, optimizer, settings and progress. May be called between steps and
-    from callbacks, in the middle of an epoch too. At every moment `path` holds the old file or the new one, whole; a
-    process that is killed may leave a temporary file, .hotloop-*, beside it. Raises OSError where the file cannot be
-    written and ValueError where a value is not finite or `path` is a folder or device; then nothing has changed.
+    Tensors: parameters ("0.weight", (out, in)), statistics ("1.running_mean") and the optimizer's states
+    ("optimizer.exp_avg.0.weight"), in the trainer's dtype; counts in int64. Metadata: architecture, loss, optimizer,
+    settings and progress. May be called between steps and from callbacks, in the middle of an epoch too. At every
+    moment `path` holds the old file or the new one, whole; a process that is killed may leave a temporary file,
+    .hotloop-*, beside it. Raises OSError where the file cannot be written and ValueError where a value is not finite or
+    `path` is a folder or device; then nothing has changed.
     """
     from safetensors.numpy import save as serialize
 
@@ -144,10 +145,9 @@ def _make(kinds, entry, what):
 
 def _shapes(layers, optimizer):
     """Names and shapes of the tensors that a trainer of these layers has."""
-    shapes = {f"{place}.{name}": shape for place, layer in enumerate(layers)
-              for name, shape in layer.parameters().items()}
+    shapes = shapes_of(layers, "parameters")
     states = {f"optimizer.{state}.{name}": shape for state in optimizer.states() for name, shape in shapes.items()}
-    return shapes | states
+    return shapes | shapes_of(layers, "statistics") | states
 
 
 def _tensors(file, shapes, dtype):
@@ -157,9 +157,9 @@ def _tensors(file, shapes, dtype):
         raise ValueError(f"the architecture misses tensors {sorted(shapes.keys() - found)} in the file, which has "
                          f"{sorted(found - shapes.keys())} besides")
     for name, shape in shapes.items():
-        tensor = file.get_slice(name)
-        if tuple(tensor.get_shape()) != shape or tensor.get_dtype() != dtype:
-            raise ValueError(f"tensor {name} must be {dtype} of shape {shape}, got {tensor.get_dtype()} of shape "
+        tensor, kind = file.get_slice(name), "I64" if shape == () else dtype
+        if tuple(tensor.get_shape()) != shape or tensor.get_dtype() != kind:
+            raise ValueError(f"tensor {name} must be {kind} of shape {shape}, got {tensor.get_dtype()} of shape "
                              f"{tuple(tensor.get_shape())}")
     state = {name: file.get_tensor(name) for name in shapes}
     _check_finite(state)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layers import LAYERS, Dense
+from .layers import Dense, activations
 from .losses import LOSSES, CrossEntropyLoss
 from .network import Sequential
 from .optimizers import OPTIMIZERS
@@ -97,12 +97,12 @@ def trainer(widths, activation="ReLU", loss="CrossEntropyLoss", optimizer="Adam"
     """A trainer of a dense net of these widths, its parts given by name as for `compare`."""
     if len(widths) < 2:
         raise ValueError(f"a net needs at least two widths, such as 64-10; got {widths}")
-    for name, kinds in ((activation, LAYERS), (loss, LOSSES), (optimizer, OPTIMIZERS)):
+    for name, kinds in ((activation, activations()), (loss, LOSSES), (optimizer, OPTIMIZERS)):
         if name not in kinds:
             raise ValueError(f"unknown name {name!r}: choose one of {', '.join(kinds)}")
     layers = []
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
-        layers += [Dense(inputs, outputs), LAYERS[activation]()]
+        layers += [Dense(inputs, outputs), activations()[activation]()]
     rate = lr if lr is not None else 0.1 if optimizer == "SGD" else 1e-3
     return Trainer(Sequential(*layers[:-1], seed=seed), LOSSES[loss](), OPTIMIZERS[optimizer](lr=rate),
                    batch_size=batch, backend=backend, threads=threads, dtype=dtype, seed=seed)

@@ -57,18 +57,22 @@ class CpuBackend:
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient, in torch's shape."""
         block, panels = self._panels(program, region, name)
-        bias = name == block.bias
-        value = np.empty(block.outputs if bias else (block.outputs, block.inputs), self.dtype)
+        if block.counts:
+            return np.array(panels.view(np.int64)[0, 0, 0])
+        value = np.empty(block.shapes()[name], self.dtype)
         for columns, panel in self._columns(panels, 0, block.outputs):
-            value[columns] = panel[block.inputs] if bias else panel[: block.inputs].T
+            value[columns] = panel[block.inputs] if name == block.vector else panel[: block.inputs].T
         return value
 
     def write(self, program, region, name, rows, first=0):
-        """Overwrite rows of one parameter or optimizer state, given in torch's shape, from row `first`."""
+        """Overwrite rows of one parameter, statistic or optimizer state, in torch's shape; a count is one row."""
         block, panels = self._panels(program, region, name)
+        if block.counts:
+            panels.view(np.int64)[0, 0, 0] = rows[0]
+            return
         for columns, panel in self._columns(panels, first, first + len(rows)):
             values = rows[columns.start - first : columns.stop - first]
-            if name == block.bias:
+            if name == block.vector:
                 panel[block.inputs] = values
             else:
                 panel[: block.inputs] = values.T
@@ -82,7 +86,7 @@ class CpuBackend:
             yield slice(low, high), panels[panel, :, low - panel * width : high - panel * width]
 
     def _panels(self, program, region, name):
-        block = next(block for block in program.blocks if name in (block.weight, block.bias))
+        block = next(block for block in program.blocks if name in block.shapes())
         first = _region(program, region) * program.elements + block.first
         size = program.layout.block(block.inputs, block.outputs)
         numbers = self.lasting[: program.fixed_bytes()].view(self.dtype)[first : first + size]
@@ -119,12 +123,13 @@ class _Bound:
         for number, (instruction, operands) in enumerate(zip(self.rows, kernels, strict=True)):
             row = self.table[number]
             row[0] = _jit.address(instruction.kernel, self.dtype)
-            row[1:4] = instruction.units, instruction.cost, before.get(instruction.phase, 0)
-            before[instruction.phase] = before.get(instruction.phase, 0) + instruction.units * instruction.cost
+            phase = instruction.stage, instruction.phase
+            row[1:4] = instruction.units, instruction.cost, before.get(phase, 0)
+            before[phase] = before.get(phase, 0) + instruction.units * instruction.cost
             for cell, name in enumerate(operands, _jit.HEADER):
                 row[cell] = self._value(instruction, name, number, cell)
-        self.phases = self._phases(before.get("units", 0))
-        self.keeps_loss = "each" in before
+        self.phases = self._phases(before)
+        self.keeps_loss = any(phase == "each" for _, phase in before)
         self.walk = _jit.caller(walk.walk, np.float32)
         self.contexts = _aligned_zeros(0)
         self.workers = 0
@@ -139,8 +144,8 @@ class _Bound:
         operands, program = instruction.operands, self.program
         if name not in operands:
             base, _, part = name.rpartition("_")
-            if base in operands and part in ("panel", "panels", "cols", "width"):
-                if not isinstance(operands[base], Buffer):
+            if base in operands and part in ("panel", "panels", "cols", "width", "first"):
+                if operands[base] is None:
                     return 0
                 value = getattr(operands[base], part)
                 return value(self.capacity) if part == "panel" else value
@@ -160,11 +165,12 @@ class _Bound:
             return self.table[self.rows.index(value)].ctypes.data
         return _bits(value or 0)
 
-    def _phases(self, total):
+    def _phases(self, costs):
+        """A row of `walk`'s table for each phase, in the order of the instructions."""
         kinds = {"rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
-        names = [instruction.phase for instruction in self.program.instructions]
-        phases = [(kinds[name], self.table[names.index(name)].ctypes.data, names.count(name),
-                   total if name == "units" else 0) for name in kinds if name in names]
+        names = [(instruction.stage, instruction.phase) for instruction in self.program.instructions]
+        phases = [(kinds[name[1]], self.table[names.index(name)].ctypes.data, names.count(name), costs[name])
+                  for name in dict.fromkeys(names)]
         return np.array(phases, np.int64)
 
     def run(self, arrays, steps, start, rows, batch, update, strict, threads):

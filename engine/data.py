@@ -19,6 +19,18 @@ def features(x, columns, dtype, check_finite=True, name="X"):
     return _converted(array, dtype, check_finite, name)
 
 
+def enough_rows(method, X, batch_size, net, training=False):
+    """Refuse X without rows, or with so many that a batch of it is too small for a layer of `net`."""
+    if not len(X):
+        raise ValueError(f"{method} needs at least one row, got X of shape {X.shape}")
+    least, place = net.least_rows(training)
+    batch = min(batch_size, len(X))
+    smallest = len(X) % batch or batch
+    if smallest < least:
+        raise ValueError(f"layer {place}, {net.layers[place]!r}, needs at least {least} rows in a batch, but {method} "
+                         f"got X of shape {X.shape}, in batches of {batch} and {smallest}: change batch_size or rows")
+
+
 def targets(y, rows, loss, outputs, dtype, check_finite=True, name="y"):
     """The checked targets of `rows` predictions and their kind, "labels" (int64) or "target" (`dtype`, 2-D)."""
     if loss.op_for("labels") == "cross_entropy":

@@ -10,7 +10,7 @@ from .program import Block, Buffer, External, Instruction
 
 _PHASES = {"rows": "rows: each worker runs all of this on its slice of the batch",
            "each": "each: every worker for itself",
-           "units": "units: pieces of the parameters,\ndealt out to the workers"}
+           "units": "units: pieces of parameters or columns,\ndealt out to the workers"}
 _WIDTH, _HEIGHT, _ACROSS, _DOWN = 2.15, 0.85, 2.75, 1.3  # inches: of a box; between the corners of neighbours
 _MARGIN, _HEADING = 0.3, 0.4
 _FORWARD, _BACKWARD, _PLAIN, _INK = "#2b6cb0", "#c05621", "#4a5568", "#1a202c"
@@ -28,6 +28,11 @@ class _Box:
     backward: bool
     column: int = 0
     track: int = 0
+
+    @property
+    def band(self):
+        """Stage and phase, which have a band of the picture."""
+        return self.instruction.stage, self.instruction.phase
 
 
 def draw(program, path):
@@ -50,10 +55,10 @@ def draw(program, path):
     axes.axis("off")
 
     places = {}
-    for phase, top, height in bands:
-        _band(axes, phase, top, height, width)
+    for band, top, height in bands:
+        _band(axes, band[1], top, height, width)
         for box in boxes:
-            if box.instruction.phase == phase:
+            if box.band == band:
                 places[box] = ((box.column - left) * _ACROSS + 2 * _MARGIN, top + _HEADING + box.track * _DOWN)
     for box in boxes:
         for source, color in box.sources.items():
@@ -90,9 +95,9 @@ def _lines(parts, writes):
     finish = _FINISH.get(first.operands.get("finish"))
     title = [first.op, *([finish] if finish else []), *(part.op for part in parts[1:])]
     title = [" | ".join(title)] if len(" | ".join(title)) < 27 else [title[0], "| " + " | ".join(title[1:])]
-    block = next((value for value in first.operands.values() if isinstance(value, Block)), None)
+    blocks = [repr(value) for value in first.operands.values() if isinstance(value, Block)]
     outside = [repr(value) for value in first.operands.values() if isinstance(value, External)]
-    lines = title + ([repr(block)] if block else []) + ([" ".join(outside)] if outside else [])
+    lines = title + blocks + ([" ".join(outside)] if outside else [])
     if first.phase == "units":
         return [*lines, f"{first.units} units"]
     return lines + [f"\N{RIGHTWARDS ARROW} {buffer!r}" for buffer in writes]
@@ -122,20 +127,18 @@ def _arrange(boxes):
     taken = set()
     for box in boxes:
         box.track = int(box.backward and box.instruction.phase == "rows")
-        while (box.instruction.phase, box.column, box.track) in taken:
+        while (box.band, box.column, box.track) in taken:
             box.track += 1
-        taken.add((box.instruction.phase, box.column, box.track))
+        taken.add((box.band, box.column, box.track))
 
 
 def _bands(boxes):
-    """(phase, top, height) of each phase, and where the last one ends."""
+    """(band, top, height) of each stage and phase, and where the last one ends."""
     bands, top = [], _MARGIN
-    for phase in _PHASES:
-        tracks = [box.track for box in boxes if box.instruction.phase == phase]
-        if tracks:
-            height = _HEADING + max(tracks) * _DOWN + _HEIGHT + 0.25
-            bands.append((phase, top, height))
-            top += height + 0.25
+    for band in dict.fromkeys(box.band for box in boxes):
+        height = _HEADING + max(box.track for box in boxes if box.band == band) * _DOWN + _HEIGHT + 0.25
+        bands.append((band, top, height))
+        top += height + 0.25
     return bands, top - 0.25
 
 

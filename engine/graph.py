@@ -13,7 +13,7 @@ from hotloop.kernels.shapes import broadcast
 from .autodiff import differentiate, jvp
 from .node import Node
 
-SOURCES = ("input", "target", "labels", "parameter", "constant")  # nodes without an op
+SOURCES = ("input", "target", "labels", "parameter", "statistic", "key", "constant")  # nodes without an op
 
 
 @dataclass
@@ -61,6 +61,15 @@ class Graph:
         if any(size is None for size in shape):
             raise ValueError(f"parameter {name!r} needs a fixed shape, got {shape}: only inputs have a batch")
         return self._source("parameter", name, shape)
+
+    def statistic(self, name, shape):
+        """A value that lasts but is not trained, such as a running mean; of shape () a count, int64."""
+        return self._source("statistic", name, shape)
+
+    def key(self):
+        """What random numbers are drawn from: a step's seed and number. One node, however many ask for it."""
+        found = [node for node in self.nodes if node.op == "key"]
+        return found[0] if found else self._source("key", "key", ())
 
     def constant(self, value):
         """A number or array that never changes; the same node for the same value."""

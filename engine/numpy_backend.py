@@ -21,10 +21,9 @@ class NumpyBackend:
         """Make the parameters and states of `program`, zero, where there are none yet."""
         for region in ("parameters", *(f"state {i}" for i in range(program.states))):
             for block in program.blocks:
-                shapes = {block.weight: (block.outputs, block.inputs), block.bias: (block.outputs,)}
-                for name, shape in shapes.items():
-                    if name is not None:
-                        self._region(region).setdefault(name, np.zeros(shape, self.dtype))
+                for name, shape in block.shapes().items():
+                    kind = np.int64 if block.counts else self.dtype
+                    self._region(region).setdefault(name, np.zeros(shape, kind))
 
     def bind(self, program):
         """Nothing to bind: nodes are run as they are."""
@@ -34,8 +33,8 @@ class NumpyBackend:
         return self._region(region)[name].copy()
 
     def write(self, program, region, name, rows, first=0):
-        """Overwrite rows of one parameter or optimizer state, from row `first`."""
-        self._region(region)[name][first : first + len(rows)] = rows
+        """Overwrite rows of one parameter, statistic or optimizer state, from row `first`; a count is one row."""
+        np.atleast_1d(self._region(region)[name])[first : first + len(rows)] = rows
 
     def _region(self, region):
         if region == "parameters":
@@ -61,7 +60,7 @@ class NumpyBackend:
         return Outcome(losses, done, None)
 
     def _step(self, program, arrays, chosen, start, update, losses, step, strict):
-        values = {}
+        values, names = {}, {gradient: parameter.name for parameter, gradient in program.gradients.items()}
         for instruction in program.instructions:
             if instruction.op == "total_loss":
                 losses[step] = values["loss"]
@@ -73,27 +72,38 @@ class NumpyBackend:
             for node in instruction.nodes:
                 if node.op in ("input", "target", "labels"):
                     values[node] = arrays["x" if node.op == "input" else "y"][chosen]
+                    values["rows"] = len(values[node])
                 elif OPS[node.op].states:
                     if not self._update(program, node, values, update):
                         values["overflow"] = True
+                elif OPS[node.op].phase == "update":
+                    if not self._track(node, values):
+                        values["overflow"] = True
                 else:
-                    operands = [self._operand(values, operand) for operand in node.inputs]
+                    operands = [self._operand(values, program, update, operand) for operand in node.inputs]
                     values[node] = OPS[node.op].reference(node.attributes, *operands)
-                    if instruction.op.startswith("dense_parameter"):
-                        self.gradients[self._parameter(program, node)] = values[node]
+                    if node in names:
+                        self.gradients[names[node]] = values[node]
                 if node is program.loss:
                     values["loss"] = values[node]
                 if node is program.prediction:
                     values["last"] = values[node]
         return "update" if values.get("overflow") else None
 
-    def _operand(self, values, node):
-        if node.op == "parameter":
+    def _operand(self, values, program, update, node):
+        if node.op in ("parameter", "statistic"):
             return self.parameters[node.name]
+        if node.op == "key":
+            return program.settings["key"], update
         return node.attributes["value"].astype(self.dtype) if node.op == "constant" else values[node]
 
-    def _parameter(self, program, gradient):
-        return next(node.name for node, found in program.gradients.items() if found is gradient)
+    def _track(self, node, values):
+        source, *statistics = node.inputs
+        old = [self.parameters[statistic.name] for statistic in statistics]
+        new = OPS[node.op].reference(node.attributes, values["rows"], values[source], *old)
+        for statistic, before, value in zip(statistics, old, new, strict=True):
+            self.parameters[statistic.name] = np.where(np.isfinite(value), value, before).astype(before.dtype)
+        return all(np.isfinite(value).all() for value in new)
 
     def _update(self, program, node, values, update):
         parameter, gradient, *states = node.inputs

@@ -4,7 +4,9 @@ Fused are: dense + bias + activation; the same backwards, input gradient + activ
 weight gradient + bias gradient + optimizer update. A value that only its successor reads is overwritten by it.
 """
 
-from hotloop.kernels import OPS
+from itertools import zip_longest
+
+from hotloop.kernels import OPS, _jit
 from hotloop.kernels import data as data_kernels
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 from hotloop.kernels.losses import LOSSES, total_loss
@@ -36,26 +38,29 @@ class _Planner:
         self.users = {node: [user for user in self.live if node in user.inputs] for node in self.live}
         self.done = set()
         self.buffers, self.place = [], {}  # node -> buffer
-        self.instructions = []
+        self.instructions, self.closing = [], []  # those that change what lasts, and gradients, come last
+        self.written = {}  # buffer -> stage and phase of the instruction that wrote it
         self.blocks = self._blocks()
+        self.place |= self.blocks
         self.scratch, self.flops = 0, 0
 
     def program(self):
         make = {"input": self._gather, "target": self._gather, "labels": self._gather, "dense": self._dense,
                 "dense_input_gradient": self._input_gradient, "dense_weight_gradient": self._parameter_gradient}
         for node in self.live:
-            if node in self.done or node.op in ("parameter", "constant", "dense_bias_gradient"):
+            if node in self.done or node.op in ("parameter", "statistic", "key", "constant", "dense_bias_gradient"):
                 continue
             if node.op in LOSSES:
                 self._loss(node)
             elif node.op in make:
                 make[node.op](node)
-            elif node not in self.updates:
-                self._rowwise(node)
-        order = {"rows": 0, "each": 1, "units": 2}
+            elif node in self.weights:
+                self._vector_gradient(node)
+            elif not OPS[node.op].states:
+                self._apply(node)
         if self.prediction is not None:
             self._store()
-        self.instructions.sort(key=lambda instruction: order[instruction.phase])
+        self._order()
         block = sum(self.layout.block(block.inputs, block.outputs) for block in self.blocks.values())
         line = 64 // self.layout.dtype.itemsize
         return Program(self.layout, self.loss, self.prediction, self.gradients, self.instructions,
@@ -63,29 +68,62 @@ class _Planner:
                        self.keep_gradient, dict(self.settings), self.scratch, self.flops)
 
     def _blocks(self):
-        """Weight node -> its block. All programs of one network place them alike."""
-        self.biases = {}  # weight node -> bias node
+        """Parameter or statistic -> its block. All programs of one network place them alike."""
+        self.biases, states = {}, set()  # weight node -> bias node; states of optimizers lie elsewhere
+        for node in self.graph.nodes:
+            if node.op == "dense":
+                _, weight, *bias = node.inputs
+                if weight in self.biases:
+                    raise ValueError(f"{weight!r} belongs to two dense layers: give each its own parameter")
+                self.biases[weight] = bias[0] if bias else None
+            elif node.inputs and OPS[node.op].states:
+                states.update(node.inputs[2:])
+        others = states.union(self.biases.values())
         blocks, first = {}, 0
         for node in self.graph.nodes:
-            if node.op != "dense":
+            if node.op not in ("parameter", "statistic") or node in others:
                 continue
-            _, weight, *bias = node.inputs
-            if weight in blocks:
-                raise ValueError(f"{weight!r} belongs to two dense layers: give each its own parameter")
-            outputs, inputs = weight.shape
-            self.biases[weight] = bias[0] if bias else None
-            blocks[weight] = Block(weight.name, bias[0].name if bias else None, first, inputs, outputs)
-            first += self.layout.block(inputs, outputs)
+            if len(node.shape) == 2:
+                outputs, inputs = node.shape
+                bias = self.biases.get(node)
+                blocks[node] = Block(node.name, None if bias is None else bias.name, first, inputs, outputs)
+            else:
+                blocks[node] = Block(None, node.name, first, 0, *node.shape or (1,), counts=node.shape == ())
+            first += self.layout.block(blocks[node].inputs, blocks[node].outputs)
         return blocks
 
     # instructions
 
-    def _emit(self, op, kernel, phase, nodes, operands, writes, units=0, cost=1):
+    def _emit(self, op, kernel, phase, nodes, operands, writes, units=0, cost=1, closing=False):
         instruction = Instruction(op, kernel, phase, operands, writes, tuple(nodes), units, cost)
+        instruction.stage = self._stage(instruction)
         self.done.update(nodes)
         if phase != "chained":
-            self.instructions.append(instruction)
+            (self.closing if closing else self.instructions).append(instruction)
+            for part in (instruction, operands.get("chain")):
+                if part is not None:
+                    self.written |= {part.operands[name]: (instruction.stage, phase) for name in part.writes}
         return instruction
+
+    def _stage(self, instruction):
+        """The first stage that finds every operand: one later than where units made it, or than where rows did."""
+        stage = 0
+        for operand in instruction.operands.values():
+            if isinstance(operand, Instruction):
+                stage = max(stage, operand.stage)
+            elif isinstance(operand, Buffer) and operand in self.written:
+                made, phase = self.written[operand]
+                stage = max(stage, made + (phase == "units"))
+        return stage
+
+    def _order(self):
+        """Sort by stage and phase. What changes parameters comes when all else has read them, and the loss is known."""
+        last = max((instruction.stage for instruction in self.instructions + self.closing), default=0)
+        for instruction in self.closing:
+            instruction.stage = last
+        self.instructions += self.closing
+        phases = ("rows", "each", "units")
+        self.instructions.sort(key=lambda instruction: (instruction.stage, phases.index(instruction.phase)))
 
     def _gather(self, node):
         buffer = self._buffer(node)
@@ -127,21 +165,26 @@ class _Planner:
         writes = ("dx",) if node.op.endswith("_backward") else ("y",)
         return self._emit(node.op, OPS[node.op].cpu, phase, [node], operands, writes)
 
-    def _rowwise(self, node):
-        base = node.op.removesuffix("_backward")
-        self.scratch = max(self.scratch, self.layout.scratch(node.shape[1]))
-        if base in ACTIVATIONS:
+    def _apply(self, node):
+        """An op by itself, its operands told by the kernel's parameters."""
+        columns = max(operand.shape[-1] for operand in (node, *node.inputs) if operand.shape)
+        self.scratch = max(self.scratch, self.layout.scratch(columns))
+        if node.op.removesuffix("_backward") in ACTIVATIONS:
             self._elementwise(node, "rows")
             return
-        source = node.inputs[0]
-        if self.users[source] == [node] and source is not self.prediction:
+        op, source = OPS[node.op], node.inputs[0]
+        if self.users[source] == [node] and source is not self.prediction and source.shape == node.shape:
             self.place[node] = self.place[source]
-        buffer = self._buffer(node)
-        names = {"softmax": ("x", "y"), "softmax_backward": ("dy", "y", "dx"), "log_softmax": ("x", "y"),
-                 "log_softmax_backward": ("dy", "y", "dx"), "add": ("x", "y", "z")}[node.op]
-        places = [self.place[operand] for operand in node.inputs]
-        operands = dict(zip(names, [*places, buffer], strict=True))
-        self._emit(node.op, OPS[node.op].cpu, "rows", [node], operands, names[-1:])
+        names = [name for name in _operands(op.cpu) if name not in node.attributes]
+        inputs = [self.place[operand] for operand in node.inputs if operand.op != "key"]
+        operands = {name: value for name, value in node.attributes.items() if name in _jit.operands(op.cpu)}
+        if op.phase == "update":
+            operands |= dict(zip(names, inputs, strict=True))
+            self._emit(node.op, op.cpu, "units", [node], operands, (), 1, closing=True)
+            return
+        *names, result = [name for name in names if name != "key"]
+        operands |= dict(zip_longest(names, inputs)) | {result: self._buffer(node)}
+        self._emit(node.op, op.cpu, op.phase, [node], operands, (result,), self.layout.panels(columns))
 
     def _loss(self, node):
         prediction, target = node.inputs
@@ -188,21 +231,34 @@ class _Planner:
         block = self.blocks[self.weights[node]]
         bias = self.gradients.get(self.biases[self.weights[node]])
         gradients = [node] if bias is None else [node, bias]
-        updates = [update for update in self.updates if update.inputs[1] in gradients]
+        rows = self.layout.panel + 1
+        self.scratch = max(self.scratch, rows * self.layout.panel)
+        self.flops += 2 * block.inputs * block.outputs
+        self._gradient("dense_parameter_gradient", gradients, block,
+                       {"x": self.place[x], "dy": self.place[dy], "bias": int(bias is not None)},
+                       min(block.inputs + 1, rows))
+
+    def _vector_gradient(self, node):
+        """The gradient of a vector that stands by itself: a sum of dy, or of what dy and x make, over the batch."""
+        dy, *saved = (self.place[operand] for operand in node.inputs[:2])
+        block = self.blocks[self.weights[node]]
+        self.scratch = max(self.scratch, 3 * self.layout.panel)
+        self._gradient(node.op, [node], block, {"dy": dy, "x": saved[0] if saved else dy},
+                       -(-dy.panels // self.layout.panels(block.outputs)))
+
+    def _gradient(self, name, gradients, block, operands, cost):
+        """A gradient of the parameters in `block`, and the optimizer's update of them."""
+        updates = [update for update in self.updates if OPS[update.op].states and update.inputs[1] in gradients]
         chain = None
         if updates:
             op = OPS[updates[0].op]
             present = len(updates[0].inputs) - 2
             states = {name: f"state {i}" if i < present else None for i, name in enumerate(op.states)}
             chain = self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states, ("w",))
-        rows = self.layout.panel + 1
-        self.scratch = max(self.scratch, rows * self.layout.panel)
-        self.flops += 2 * block.inputs * block.outputs
-        self._emit("dense_parameter_gradient", OPS[node.op].cpu, "units", [*gradients, *updates],
-                   {"x": self.place[x], "dy": self.place[dy], "w": block, "w_first": block.first,
-                    "bias": int(bias is not None), "gradient": "gradient" if self.keep_gradient else None,
-                    "chain": chain}, ("gradient",) if self.keep_gradient else (),
-                   self.layout.units(block.inputs, block.outputs), min(block.inputs + 1, rows))
+        operands |= {"w": block, "gradient": "gradient" if self.keep_gradient else None, "chain": chain}
+        self._emit(name, OPS[gradients[0].op].cpu, "units", [*gradients, *updates], operands,
+                   ("gradient",) if self.keep_gradient else (), self.layout.units(block.inputs, block.outputs), cost,
+                   closing=True)
 
     def _store(self):
         buffer = self.place[self.prediction]
@@ -215,14 +271,22 @@ class _Planner:
         if node not in self.place:
             if node.op == "labels":
                 self.place[node] = self._new(node.name, 1, flat=True, itemsize=8)
+            elif node.shape[0] is not None:
+                self.place[node] = self._new(node.name, node.shape[1], rows=node.shape[0])
             else:
                 self.place[node] = self._new(node.name, node.shape[1])
         return self.place[node]
 
-    def _new(self, name, columns, flat=False, itemsize=0):
-        buffer = Buffer(name, columns, self.layout, flat, itemsize)
+    def _new(self, name, columns, flat=False, itemsize=0, rows=None):
+        buffer = Buffer(name, columns, self.layout, flat, itemsize, rows)
         self.buffers.append(buffer)
         return buffer
+
+
+def _operands(kernel):
+    """The names of a kernel's operands, without those that tell the size of another."""
+    names = _jit.operands(kernel)
+    return [name for name in names if name.rpartition("_")[0] not in names]
 
 
 def _live(graph, roots):

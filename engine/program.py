@@ -33,23 +33,27 @@ class Layout:
         return 5 * group_size(columns, self.lanes, self.dtype.itemsize)
 
     def block(self, inputs, outputs):
-        """Elements that a dense layer's weight and bias take: whole panels of inputs + 1 rows."""
+        """Elements that a matrix and a vector take, without inputs a vector: whole panels of inputs + 1 rows."""
         return self.panels(outputs) * (inputs + 1) * self.panel
 
     def units(self, inputs, outputs):
-        """Units of a dense layer's parameter gradient."""
-        return self.panels(outputs) * self.panels(inputs)
+        """Units of a parameter gradient."""
+        return self.panels(outputs) * self.panels(max(inputs, 1))
 
 
 @dataclass(eq=False)
 class Buffer:
-    """One value a batch row: `cols` numbers of each row, in panels; or, `flat`, one number or int64 label."""
+    """One value a batch row: `cols` numbers of each row, in panels; or, `flat`, one number or int64 label.
+
+    With `rows` it holds so many rows, whatever the batch: what was made of a whole batch.
+    """
 
     name: str
     cols: int
     layout: Layout
     flat: bool = False
     itemsize: int = 0
+    rows: int | None = None
 
     @property
     def panels(self):
@@ -63,6 +67,8 @@ class Buffer:
 
     def panel(self, capacity):
         """Distance of panels, in numbers. One line more than the rows need puts rows of neighbours into other sets."""
+        if self.rows is not None:
+            return self.rows * self.layout.panel
         return capacity * self.layout.panel + 64 // self.layout.dtype.itemsize
 
     def nbytes(self, capacity):
@@ -73,22 +79,40 @@ class Buffer:
 
     def __repr__(self):
         """The buffer as `name[B, cols]`."""
-        return f"{self.name}[B, {self.cols}]" if not self.flat else f"{self.name}[B]"
+        rows = "B" if self.rows is None else self.rows
+        return f"{self.name}[{rows}, {self.cols}]" if not self.flat else f"{self.name}[B]"
 
 
 @dataclass(eq=False)
 class Block:
-    """Weight and bias of one dense layer among the parameters: `first` counts elements."""
+    """What lies together among the parameters: weight and bias of a dense layer, or another vector; parts by name.
 
-    weight: str
-    bias: str | None
+    `matrix`, (outputs, inputs), takes `inputs` rows of each panel, transposed, and `vector`, (outputs,), the last row.
+    A vector of another layer, or a statistic, is a block without a matrix: its panels of one row are one run. A block
+    that `counts` holds one int64. `first` is the place of the first element among all parameters.
+    """
+
+    matrix: str | None
+    vector: str | None
     first: int
     inputs: int
     outputs: int
+    counts: bool = False
+
+    @property
+    def cols(self):
+        """Columns, as of a buffer."""
+        return self.outputs
+
+    def shapes(self):
+        """Names and shapes of what lies here."""
+        vector = () if self.counts else (self.outputs,)
+        shapes = {self.matrix: (self.outputs, self.inputs), self.vector: vector}
+        return {name: shape for name, shape in shapes.items() if name is not None}
 
     def __repr__(self):
         """The block as `weight[out, in], bias[out]`."""
-        return f"{self.weight}[{self.outputs}, {self.inputs}]" + (f", {self.bias}[{self.outputs}]" if self.bias else "")
+        return ", ".join(f"{name}{list(shape)}" for name, shape in self.shapes().items())
 
 
 @dataclass(frozen=True)
@@ -108,7 +132,8 @@ class Instruction:
 
     `operands` gives each of the kernel's operands a buffer, a block, a region of the parameters ("state 0"), an
     external array, a number, another instruction to run on the same rows, or None for nothing; those named in `writes`
-    are written. `nodes` are the graph nodes that it computes, in order.
+    are written. `nodes` are the graph nodes that it computes, in order. A program runs stage by stage, and each stage
+    phase by phase: rows, each, units.
     """
 
     op: str
@@ -119,6 +144,7 @@ class Instruction:
     nodes: tuple[Node, ...]
     units: int = 0
     cost: int = 1
+    stage: int = 0
 
     def __str__(self):
         """One line: results <- op(operands), then what runs on the same rows."""
@@ -127,9 +153,10 @@ class Instruction:
         if chained is not None:
             made += [value for name, value in chained.operands.items()
                      if name in chained.writes and isinstance(value, Buffer) and value not in made]
-        read = [repr(value) for name, value in self.operands.items()
-                if name not in self.writes and isinstance(value, Buffer | Block | External)]
-        settings = [f"{name}={self.operands[name]:g}" for name in ("p", "share") if self.operands.get(name)]
+        read = dict.fromkeys(repr(value) for name, value in self.operands.items()
+                             if name not in self.writes and isinstance(value, Buffer | Block | External))
+        settings = [f"{name}={self.operands[name]:g}" for name in ("p", "share", "eps", "momentum")
+                    if self.operands.get(name)]
         finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
         after = f" | {chained.op}" if chained is not None else ""
         results = f"{', '.join(map(repr, made))} <- " if made else ""
@@ -180,9 +207,9 @@ class Program:
         lines, phase = [f"{self.layout.dtype}, arena: {' + '.join(['parameters', *kept])} of {self.elements:,} numbers "
                         f"with padding, {len(self.buffers)} buffers"], None
         for instruction in self.instructions:
-            if instruction.phase != phase:
-                phase = instruction.phase
-                lines.append(f"{phase}:")
+            if (instruction.stage, instruction.phase) != phase:
+                phase = instruction.stage, instruction.phase
+                lines.append(f"{instruction.phase}:")
             lines.append(f"  {instruction}")
         return "\n".join(lines)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hotloop.kernels import OPS
+
 from . import autodiff, checks, data
 from .callbacks import check, notify
 from .errors import NonFiniteError
@@ -85,8 +87,7 @@ class Trainer:
         epochs = checks.integer("epochs", epochs, 0)
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         y, kind = self._targets(y, len(X))
-        if not len(X):
-            raise ValueError("fit needs at least one row, got X of shape " + str(X.shape))
+        data.enough_rows("fit", X, self.batch_size, self.net, training=True)
         if validation_data is not None:
             self._check_validation(validation_data)
         callbacks = check(callbacks)
@@ -120,8 +121,7 @@ class Trainer:
             raise ValueError(f"validation_data must be a pair (X, y), got {len(pair)} parts")
         X = data.features(pair[0], self.net.in_features, self.dtype, self.check_finite, "X of validation_data")
         self._targets(pair[1], len(X), "y of validation_data")
-        if not len(X):
-            raise ValueError(f"validation_data needs at least one row, got X of shape {X.shape}")
+        data.enough_rows("validation_data", X, len(X), self.net)
 
     def _epoch(self, program, X, y, callbacks):
         """Train what is left of the current epoch."""
@@ -163,8 +163,7 @@ class Trainer:
         """
         xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
         yb, kind = self._targets(yb, len(xb))
-        if not len(xb):
-            raise ValueError("step needs at least one row, got X of shape " + str(xb.shape))
+        data.enough_rows("step", xb, len(xb), self.net, training=True)
         rows = len(xb)
         program = self._program("train", kind, rows)
         self._backend.bind(program)
@@ -172,13 +171,16 @@ class Trainer:
             return float(self._run(program, {"x": xb, "y": yb}, 1, 0, rows, rows)[0])
 
     def gradients(self, xb, yb):
-        """The gradient of the loss on a batch by parameter name, in torch's shapes; nothing is updated."""
+        """The gradient of the loss on a batch by parameter name, in torch's shapes; nothing is updated.
+
+        It is what `step` would hand to the optimizer, of the network in training.
+        """
         xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
         yb, kind = self._targets(yb, len(xb))
-        if not len(xb):
-            raise ValueError("gradients needs at least one row, got X of shape " + str(xb.shape))
+        data.enough_rows("gradients", xb, len(xb), self.net, training=True)
         program = self._program("gradient", kind, len(xb))
-        self._backend.run(program, {"x": xb, "y": yb}, steps=1, start=0, rows=len(xb), batch=len(xb), strict=False)
+        self._backend.run(program, {"x": xb, "y": yb}, steps=1, start=0, rows=len(xb), batch=len(xb),
+                          update=self.updates + 1, strict=False)
         return {name: self._backend.read(program, "gradient", name) for name in self.net.shapes}
 
     def stop(self):
@@ -214,6 +216,8 @@ class Trainer:
     def predict(self, X):
         """The network's outputs (rows, out_features) for X (rows, in_features), in the trainer's dtype."""
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
+        if len(X):
+            data.enough_rows("predict", X, len(X), self.net)
         return self._forward(X, None, "predict", None)[0]
 
     def evaluate(self, X, y):
@@ -224,11 +228,11 @@ class Trainer:
         """
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         y, kind = self._targets(y, len(X))
-        if not len(X):
-            raise ValueError("evaluate needs at least one row, got X of shape " + str(X.shape))
+        data.enough_rows("evaluate", X, len(X), self.net)
         total, right = 0.0, 0
-        for first in range(0, len(X), _EVALUATE_ROWS):
-            part, wanted = X[first : first + _EVALUATE_ROWS], y[first : first + _EVALUATE_ROWS]
+        at_once = len(X) if self._by_batch() else _EVALUATE_ROWS
+        for first in range(0, len(X), at_once):
+            part, wanted = X[first : first + at_once], y[first : first + at_once]
             outputs, loss = self._forward(part, wanted, "evaluate", kind)
             total += loss
             if self.loss.op_for(kind) == "bce_with_logits_loss":
@@ -243,7 +247,7 @@ class Trainer:
     def _forward(self, X, y, goal, kind):
         """Outputs for X and, with y, the loss summed over rows."""
         outputs = np.empty((len(X), self.net.out_features), self.dtype)
-        batch = max(1, min(_PREDICT_ROWS, len(X)))
+        batch = max(1, len(X) if self._by_batch() else min(_PREDICT_ROWS, len(X)))
         program = self._program(goal, kind, batch)
         arrays = {"x": X, "y": y, "prediction": outputs}
         per_run = max(1, int(2e9 / (program.flops * batch)))  # batches in about _CHUNK_SECONDS
@@ -257,15 +261,19 @@ class Trainer:
                 loss += float(outcome.losses @ sizes if self.loss.reduction == "mean" else outcome.losses.sum())
         return outputs, loss
 
+    def _by_batch(self):
+        """Whether outputs of a row depend on the others, in use too: then all rows are one batch."""
+        return self.net.least_rows()[0] > 1
+
     # parameters and states
 
     def state_dict(self):
-        """Copies of the parameters, named as in the network, and of the optimizer's states.
+        """Copies of the parameters and statistics, named as in the network, and of the optimizer's states.
 
         A state of parameter "0.weight" is called "optimizer.exp_avg.0.weight", with torch's name for the state.
         """
         program = self._program("predict", None, 1)
-        state = {name: self._backend.read(program, "parameters", name) for name in self.net.shapes}
+        state = self.net.state_dict()
         for i, kept in enumerate(self._states):
             state |= {f"optimizer.{kept}.{name}": self._backend.read(program, f"state {i}", name)
                       for name in self.net.shapes}
@@ -313,11 +321,11 @@ class Trainer:
         self._loss_sum = float(loss_sum)
 
     def read_parameter(self, name):
-        """A copy of one parameter; for the network."""
+        """A copy of one parameter or statistic; for the network."""
         return self._backend.read(self._programs["predict", None], "parameters", name)
 
     def write_parameter(self, name, rows, first=0):
-        """Overwrite rows of one parameter, from row `first`; for the network."""
+        """Overwrite rows of one parameter or statistic, from row `first`; for the network."""
         self._backend.write(self._programs["predict", None], "parameters", name, rows, first)
 
     # programs
@@ -355,8 +363,8 @@ class Trainer:
         self._backend.prepare(program, 1)
 
     def _plan(self, goal, kind):
-        graph, prediction = self.net.graph()
-        options = {"states": len(self._states), "layout": self._layout()}
+        graph, prediction = self.net.graph(training=goal in ("train", "gradient"))
+        options = {"states": len(self._states), "layout": self._layout(), "settings": {"key": self._key()}}
         if goal == "predict":
             return plan(graph, prediction=prediction, **options)
         loss = self.loss.apply(graph, prediction, kind)
@@ -366,13 +374,17 @@ class Trainer:
         gradients = dict(zip(parameters, autodiff.differentiate(graph, loss, parameters), strict=True))
         if goal == "gradient":
             return plan(graph, loss=loss, gradients=gradients, keep_gradient=True, **options)
-        updates = []
+        updates = [node for node in graph.nodes if node.inputs and OPS[node.op].phase == "update"]
         for parameter, gradient in gradients.items():
             states = [graph.parameter(f"{parameter.name}.{name}", shape=parameter.shape) for name in self._states]
             updates.append(graph.apply(self.optimizer.op, parameter, gradient, *states,
                                        name=f"{parameter.name}.update"))
-        return plan(graph, loss=loss, gradients=gradients, updates=updates, settings=self.optimizer.settings(),
-                    **options)
+        options["settings"] |= self.optimizer.settings()
+        return plan(graph, loss=loss, gradients=gradients, updates=updates, **options)
+
+    def _key(self):
+        """The seed as the int64 that a step's random numbers start from."""
+        return int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64).view(np.int64)[0])
 
     def _layout(self):
         from .cpu_backend import layout

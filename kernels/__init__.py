@@ -5,7 +5,23 @@ if __name__ == "kernels":
         "import hotloop.kernels, not kernels: after `pip install -e .` that is the name of this folder"
     )
 
-from . import activations, arithmetic, dense, losses, optimizers, piecewise, softmax, tensors
+from . import (
+    activations,
+    arithmetic,
+    dense,
+    dropout,
+    losses,
+    normalization,
+    optimizers,
+    parameters,
+    piecewise,
+    pooling,
+    softmax,
+    tensors,
+)
 from ._op import OPS
 
-__all__ = ["OPS", "activations", "arithmetic", "dense", "losses", "optimizers", "piecewise", "softmax", "tensors"]
+__all__ = [
+    "OPS", "activations", "arithmetic", "dense", "dropout", "losses", "normalization", "optimizers",
+    "parameters", "piecewise", "pooling", "softmax", "tensors",
+]

@@ -103,6 +103,13 @@ def _function(builder, name, result, arguments):
     return known if known is not None else ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
+def _mixed(builder, z, rounds, last):
+    """A hash's finalizer: z ^= z >> shift; z *= factor for each of `rounds`, then z ^= z >> last."""
+    for shift, factor in rounds:
+        z = builder.mul(builder.xor(z, builder.lshr(z, z.type(shift))), z.type(factor))
+    return builder.xor(z, builder.lshr(z, z.type(last)))
+
+
 class Lowering:
     """Builds the intrinsics for one floating-point type, one vector shape and one checking mode."""
 
@@ -180,6 +187,25 @@ class Lowering:
             return real(real, coefficients), generate
 
         return horner
+
+    def make_scramble(self):
+        def emit(builder, key, number):
+            step = builder.mul(builder.add(number, _I64(1)), _I64(0x9E3779B97F4A7C15))
+            return _mixed(builder, builder.add(key, step),
+                          ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)), 31)
+
+        return _simple(types.int64(types.int64, types.int64), emit)
+
+    def make_uniform(self):
+        def emit(builder, key, number):
+            z = builder.trunc(number, _I32)
+            for half in (key, builder.lshr(key, _I64(32))):
+                z = builder.mul(builder.xor(z, builder.trunc(half, _I32)), _I32(0x9E3779B1))
+                z = _mixed(builder, z, ((16, 0x7FEB352D), (15, 0x846CA68B)), 16)
+            high = builder.sitofp(builder.lshr(z, _I32(8)), self.scalar)
+            return builder.fmul(high, ir.Constant(self.scalar, 2.0**-24))
+
+        return _simple(self.real(types.int64, types.int64), emit)
 
     def make_finite(self):
         def emit(builder, x):

@@ -21,8 +21,11 @@ class Op:
         it is what the numpy backend runs.
     gradient: `(graph, node, upstream) -> nodes`, one node or None for each input; None for an op without one.
     saves: "x" or "y", for an elementwise op whose backward op reads its input or its output.
-    cpu: the CPU kernel, compiled by itself; None for an op that exists inside other kernels alone.
+    cpu: the CPU kernel, compiled by itself; None for an op that exists inside other kernels alone. Its operands come
+        in the order of the node's: the inputs, then the result; attributes are known by their names.
     finish: how `gemm` applies the op to its registers (see there), where it can.
+    phase: "rows" for a kernel that works on rows of the batch, "units" for one that works on panels of columns over
+        the whole batch, "update" for one that changes statistics once a step's loss is known to be finite.
     states: names of an optimizer's state operands, each laid out as the parameters.
     tolerance: the row of the tests' tolerance table that its results are held to.
     cases: attributes that the tests try the op with; their names are those that the op takes.
@@ -38,6 +41,7 @@ class Op:
     saves: str | None = None
     cpu: Callable[..., int] | None = None
     finish: int | None = None
+    phase: str = "rows"
     states: tuple[str, ...] = ()
     tolerance: str = "elementwise"
     cases: tuple[Mapping[str, Any], ...] = ({},)

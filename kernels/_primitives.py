@@ -101,6 +101,28 @@ def chop(x):
     return (np.float32(x).view(np.int32) & np.int32(-1 << 12)).view(np.float32)
 
 
+def scramble(key, number):
+    """64 bits that look random, a function of both int64: the finalizer of splitmix64 on key + (number + 1) golden."""
+    z = (int(key) + (int(number) + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return (z ^ z >> 31) - (z >> 63 << 64)
+
+
+def uniform(key, number):
+    """The element `number` < 2**32 of the stream `key`, uniform among the multiples of 2**-24 in [0, 1).
+
+    Each half of the key goes into one round of mixing 32 bits, so that loops over `number` vectorise.
+    """
+    z = int(number) % 2**32
+    for half in (int(key) % 2**32, int(key) % 2**64 >> 32):
+        z = (z ^ half) * 0x9E3779B1 % 2**32
+        z = (z ^ z >> 16) * 0x7FEB352D % 2**32
+        z = (z ^ z >> 15) * 0x846CA68B % 2**32
+        z ^= z >> 16
+    return real((z >> 8) * 2.0**-24)
+
+
 def finite(x):
     """Whether x is neither NaN nor infinite."""
     return math.isfinite(x)

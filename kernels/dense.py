@@ -10,11 +10,12 @@ and the optimizer updates, and a square of it, transposed in registers, is what 
 in panels of PANEL columns, too (see `gemm`). Columns past the last are zero in W and dY, and stay so.
 """
 
-from ._context import BATCH, CONTEXT, GRADIENT, SCRATCH, ZEROS
+from ._context import BATCH, CONTEXT, SCRATCH, ZEROS
 from ._jit import kernel
 from ._op import Op, register
 from ._primitives import LANES, PANEL, SIZE, add_rows, call, ints, reals, transpose
 from .gemm import gemm, gemm_transposed
+from .parameters import update
 
 
 @kernel
@@ -84,9 +85,7 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_fi
                 line = reals(target + i * PANEL * SIZE, PANEL)
                 for j in range(width, PANEL):
                     line[j] = 0.0
-        if chain:
-            cells[GRADIENT] = target - begin * SIZE
-            status |= call(ints(chain, 1)[0], chain, context, begin, begin + rows * PANEL)
+        status |= update(chain, target, begin, rows * PANEL, context)
     return status
 
 

@@ -49,6 +49,23 @@ CASES = {
     "probabilities_without_bias_sum": Case(
         lambda m: [m.Dense(7, 8, bias=False), m.ReLU(), m.Dense(8, 5, bias=False)], "probabilities",
         "CrossEntropyLoss", "SGD", {"lr": 0.01}, {"reduction": "sum"}),
+    "layer_norm_rms_norm_adam": Case(
+        lambda m: [m.LayerNorm(7), m.Dense(7, 33), m.LayerNorm(33, 1e-3, bias=False), m.GELU(), m.Dense(33, 9),
+                   m.RMSNorm(9), m.ReLU(), m.Dense(9, 8), m.RMSNorm(8, 0.1, False), m.Dense(8, 5),
+                   m.LayerNorm(5, 0.01, elementwise_affine=False)],
+        "labels", "CrossEntropyLoss", "Adam", {"lr": 0.01}),
+    "batch_norm_momentum": Case(
+        lambda m: [m.BatchNorm1d(7), m.GELU(), m.Dense(7, 33, bias=False), m.BatchNorm1d(33, 1e-3, 0.3), m.Tanh(),
+                   m.Dense(33, 9, bias=False), m.BatchNorm1d(9, 0.1, None), m.Sigmoid(),
+                   m.Dense(9, 8, bias=False), m.BatchNorm1d(8, 0.1, affine=False), m.Dense(8, 2)],
+        "numbers", "MSELoss", "SGD", {"lr": 0.05, "momentum": 0.9}),
+    "batch_norm_untracked": Case(
+        lambda m: [m.Dense(7, 9, bias=False), m.BatchNorm1d(9, track_running_stats=False), m.GELU(), m.Dense(9, 3)],
+        "bits", "BCEWithLogitsLoss", "SGD", {"lr": 0.1}),
+    "prelu_glu_adamw": Case(
+        lambda m: [m.PReLU(), m.Dense(7, 34), m.PReLU(34), m.Dense(34, 18), m.GLU(), m.Dense(9, 9), m.PReLU(init=0.4),
+                   m.Dropout(0.0), m.Dense(9, 2)], "numbers",
+        "MSELoss", "AdamW", {"lr": 0.02, "weight_decay": 0.1}),
 }
 
 
@@ -115,7 +132,7 @@ def freeze(case, seed):
               "y": draw_targets(generator, case.targets, ROWS, outputs)}
     frozen |= {f"initial/{name}": value for name, value in initial.items()}
     for dtype in (torch.float32, torch.float64):
-        net.load_state_dict({name: torch.tensor(value) for name, value in initial.items()})
+        net.train().load_state_dict({name: torch.tensor(value) for name, value in initial.items()})
         frozen |= {f"{str(dtype).removeprefix('torch.')}/{name}": value
                    for name, value in _train(torch, net.to(dtype), module, case, frozen, dtype)}
     return frozen
@@ -137,6 +154,8 @@ def _train(torch, net, module, case, data, dtype):
             yield from [(f"gradient/{name}", value.grad.numpy().copy()) for name, value in net.named_parameters()]
         optimizer.step()
     yield "losses", np.array(losses)
+    with torch.no_grad():
+        yield "prediction", net.eval()(x).numpy().copy()
     yield from [(f"final/{name}", value.numpy().copy()) for name, value in net.state_dict().items()]
 
 

@@ -98,11 +98,10 @@ WARM = """
 import numpy as np, hotloop as hl
 from hotloop.compare import compare
 from hotloop.kernels import _jit
-for activation in hl.layers.LAYERS:
-    if activation != "Dense":
-        for loss in hl.losses.LOSSES:
-            for optimizer in hl.optimizers.OPTIMIZERS:
-                compare((3, 4, 2), activation, loss, optimizer, batch=4, steps=2, rounds=1)
+for activation in hl.layers.activations():
+    for loss in hl.losses.LOSSES:
+        for optimizer in hl.optimizers.OPTIMIZERS:
+            compare((3, 4, 2), activation, loss, optimizer, batch=4, steps=2, rounds=1)
 print(_jit.compiled)
 """
 

@@ -8,6 +8,7 @@ import pytest
 
 import hotloop as hl
 from hotloop import drawing
+from hotloop.program import Block
 
 pytest.importorskip("matplotlib")
 
@@ -16,6 +17,7 @@ NETS = {
     "deep": (hl.Dense(64, 32), hl.Tanh(), hl.Dense(32, 16), hl.Softmax(), hl.Dense(16, 8), hl.GELU(), hl.ReLU(),
              hl.Dense(8, 10), hl.Sigmoid()),
     "single": (hl.Dense(64, 10),),
+    "stages": (hl.Dense(64, 32), hl.BatchNorm1d(32), hl.PReLU(), hl.Dropout(), hl.Dense(32, 20), hl.GLU()),
 }
 
 
@@ -35,7 +37,8 @@ def test_draws_every_instruction(tmp_path, net):
         text = path.read_text()
         titles = re.findall(r">([a-z_]+)(?: \|[^<]*)?</text>", text)
         assert sorted(titles) == sorted(instruction.op for instruction in program.instructions)
-        for block in program.blocks:
+        operands = [value for instruction in program.instructions for value in instruction.operands.values()]
+        for block in {value for value in operands if isinstance(value, Block)}:
             assert f"{block!r}</text>" in text
         for phase in {instruction.phase for instruction in program.instructions}:
             assert f">{phase}: " in text
@@ -46,7 +49,7 @@ def test_boxes_have_places_of_their_own(net):
     for program in programs(NETS[net]).values():
         boxes = drawing._boxes(program)
         drawing._arrange(boxes)
-        assert len({(box.instruction.phase, box.column, box.track) for box in boxes}) == len(boxes)
+        assert len({(box.band, box.column, box.track) for box in boxes}) == len(boxes)
         assert all(box.sources for box in boxes if not box.instruction.op.startswith("gather"))
 
 

@@ -40,9 +40,11 @@ BACKENDS = {"cpu": CpuBackend, "numpy": NumpyBackend}
 
 
 def test_every_op_is_tested():
+    from test_layer_ops import OPERANDS
+
     losses = [f"{name}{end}" for name in LOSSES for end in ("", "_backward")]
     general = {name for name, op in OPS.items() if op.arity or op.tangent}  # see test_general_graphs.py
-    assert sorted({*ROWWISE, *losses, *DENSE, *UPDATES} | general) == sorted(OPS)
+    assert sorted({*ROWWISE, *losses, *DENSE, *UPDATES, *OPERANDS} | general) == sorted(OPS)
 
 
 def cases(names):
@@ -204,7 +206,8 @@ class Machine:
 
     def __init__(self, backend, dtype, graph, rows, parameters=None, apart=None, **goals):
         self.backend, self.dtype, self.rows, self.apart = backend, np.dtype(dtype), rows, apart
-        self.program = plan(graph, layout(dtype), keep_gradient=bool(goals.get("gradients")), **goals)
+        self.program = plan(graph, layout(dtype), keep_gradient=bool(goals.get("gradients")), settings={"key": 7},
+                            **goals)
         if apart:
             self._separate()
         self.executor = BACKENDS[backend](self.dtype)
@@ -290,6 +293,16 @@ def chain(graph, *ops):
         elif op == "add":
             weight = graph.parameter(f"{place}.weight", shape=(5, 5))
             value = graph.apply("add", value, graph.apply("dense", value, weight))
+        elif op in ("affine", "prelu"):
+            names = ("weight", "bias") if op == "affine" else ("weight",)
+            value = graph.apply(op, value, *[graph.parameter(f"{place}.{name}", shape=(5,)) for name in names])
+        elif op == "batch_norm":
+            value = graph.apply(op, value, graph.apply("batch_moments", value), **OPS[op].cases[-1])
+        elif op == "dropout":
+            value = graph.apply(op, value, graph.key(), p=0.5, place=place)
+        elif op in ("glu", "maxout"):
+            wide = graph.apply("dense", value, graph.parameter(f"{place}.weight", shape=(10, 5)))
+            value = graph.apply(op, wide, **OPS[op].cases[0])
         else:
             value = graph.apply(op, value, **OPS[op].cases[-1])
     return x, value
@@ -302,7 +315,8 @@ WITH_GRADIENT = [name for name in (*ROWWISE, *DENSE, *LOSSES) if OPS[name].gradi
 CHAINS = [((name,), SQUARES) for name in WITH_GRADIENT if name not in LOSSES]
 CHAINS += [(ops, (name, case)) for name in sorted(LOSSES) for case in OPS[name].cases
            for ops in ((), ("dense", "tanh", "dense"))]
-CHAINS += [(("dense", name, "dense"), SQUARES) for name in (*ACTIVATIONS, *SOFTMAXES, "add")]
+LAYERS = ["affine", "prelu", "layer_norm", "rms_norm", "batch_norm", "dropout", "glu", "maxout"]
+CHAINS += [(("dense", name, "dense"), SQUARES) for name in (*ACTIVATIONS, *SOFTMAXES, "add", *LAYERS)]
 CHAINS += [(("dense", name), SQUARES) for name in ACTIVATIONS]
 
 
@@ -333,7 +347,7 @@ def test_gradients_are_central_differences(ops, loss):
         return alone.losses[0]
 
     found, single = gradients("float64"), gradients("float32")
-    kinks = KINKS & {name, *ops}
+    kinks = (KINKS | {"prelu", "maxout"}) & {name, *ops}
     eps, atol, rtol = 1e-6, 1e-5 if kinks else 1e-7, 1e-3 if kinks else 1e-7
     for name, values in point.items():
         for index in np.ndindex(values.shape):
@@ -343,7 +357,8 @@ def test_gradients_are_central_differences(ops, loss):
             given = found[name][index]
             assert abs(given - numeric) <= atol + rtol * abs(numeric), (
                 f"d loss / d {name}[{', '.join(map(str, index))}] is {given!r}, differences give {numeric!r}")
-        close(single[name], found[name], "float32", "training", 5 * rows, abs(found[name]).max())
+        largest = max(abs(value).max() for value in found.values())  # a bias before batch norm has no gradient
+        close(single[name], found[name], "float32", "training", 5 * rows, largest)
 
 
 def test_every_gradient_rule_is_tested():
@@ -372,7 +387,7 @@ def test_what_memory_held_before_changes_nothing(layer, dtype):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("op", [*ACTIVATIONS, *SOFTMAXES])
+@pytest.mark.parametrize("op", [*ACTIVATIONS, *SOFTMAXES, *LAYERS])
 def test_any_value_can_be_predicted(op):
     """Also one that a plan would keep in registers or overwrite."""
     graph, generator = Graph(), np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """Plans: what is fused, how it prints, and that no value is overwritten while something still reads it."""
 
+import itertools
 import re
 
 import hypothesis
@@ -13,6 +14,9 @@ import hotloop as hl
 
 IDENTITY, RELU, LEAKY, SIGMOID, TANH, GELU, GELU_TANH, SOFTMAX = ACTIVATIONS = [
     hl.Identity(), hl.ReLU(), hl.LeakyReLU(0.3), hl.Sigmoid(), hl.Tanh(), hl.GELU(), hl.GELU("tanh"), hl.Softmax()]
+MAKERS = [hl.PReLU, lambda width: hl.PReLU(), lambda width: hl.Dropout(0.3),  # layers by width, new at each place
+          lambda width: hl.LayerNorm(width, 0.1), lambda width: hl.RMSNorm(width, 0.1),
+          lambda width: hl.BatchNorm1d(width, 0.1, affine=width > 2)]
 LOSSES = {"mse": (hl.MSELoss, "numbers"), "l1": (hl.L1Loss, "numbers"), "bce": (hl.BCEWithLogitsLoss, "bits"),
           "labels": (hl.CrossEntropyLoss, "labels"), "probabilities": (hl.CrossEntropyLoss, "probabilities")}
 
@@ -109,16 +113,38 @@ def test_a_line_tells_results_from_operands():
     assert "total_loss(loss[B], share=2)" in lines
 
 
+def test_batch_norm_adds_phases():
+    """Moments between the rows before and after them, sums on the way back; what lasts changes at the end."""
+    layers = [hl.Dense(6, 9), hl.BatchNorm1d(9), RELU, hl.Dense(9, 2)]
+    trainer = make(layers)
+    found = programs(trainer, *data(trainer, "mse"))
+    phases = {goal: [(phase, [instruction.op for instruction in part]) for (_, phase), part in itertools.groupby(
+        program.instructions, lambda instruction: (instruction.stage, instruction.phase))]
+        for goal, program in found.items()}
+    last = ["track_moments", "dense_parameter_gradient", "affine_weight_gradient", "affine_bias_gradient",
+            "dense_parameter_gradient"]
+    assert phases["train"] == [
+        ("rows", ["gather", "dense", "gather"]), ("units", ["batch_moments"]),
+        ("rows", ["batch_norm", "affine", "relu", "dense", "mse_loss", "dense_input_gradient", "affine"]),
+        ("each", ["total_loss"]), ("units", ["batch_norm_sums"]), ("rows", ["batch_norm_backward"]), ("units", last)]
+    assert phases["predict"] == [("rows", ["gather", "dense", "standardize", "affine", "relu", "dense", "store"])]
+    assert [phase for phase, _ in phases["gradient"]] == [phase for phase, _ in phases["train"]]
+    text = str(found["train"])
+    assert [line for line in text.splitlines() if line.endswith(":")] == [f"{phase}:" for phase, _ in phases["train"]]
+    assert "moments_1[2, 9] <- batch_moments(dense_0[B, 9])" in text
+
+
 # memory
 
 
 @st.composite
 def nets(draw):
-    """Dense layers of odd widths with up to two activations at every place."""
+    """Dense layers of odd widths with up to two other layers at every place."""
     widths = draw(st.lists(st.sampled_from([1, 2, 5, 8, 9, 17]), min_size=2, max_size=4))
     kinds = []
     for width in widths:
-        kinds += [width, *draw(st.lists(st.sampled_from(ACTIVATIONS), max_size=2))]
+        chosen = draw(st.lists(st.sampled_from([*ACTIVATIONS, *MAKERS]), max_size=2))
+        kinds += [width, *(kind(width) if kind in MAKERS else kind for kind in chosen)]
     return layers_of(*kinds)
 
 
@@ -145,7 +171,7 @@ def layers_end(layers):
 def test_programs_of_a_trainer_place_parameters_alike(layers):
     trainer = make(layers, optimizer=hl.Adam())
     found = programs(trainer, *data(trainer, "mse")).values()
-    layouts = {tuple((block.weight, block.bias, block.first) for block in program.blocks) for program in found}
+    layouts = {tuple((block.matrix, block.vector, block.first) for block in program.blocks) for program in found}
     assert len(layouts) == 1 and len({(program.elements, program.states) for program in found}) == 1
     (blocks,) = layouts
     ends = [block.first + program.layout.block(block.inputs, block.outputs)

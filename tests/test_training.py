@@ -72,6 +72,8 @@ def test_steps_repeat_torch(frozen, backend, dtype):
     losses = [trainer.step(x[i:i + BATCH], y[i:i + BATCH]) for i in range(0, len(x), BATCH)]
     close(losses, values[f"{dtype}/losses"], dtype, "training", BATCH * STEPS)
     same(trainer.net.state_dict(), part(values, f"{dtype}/final"), dtype, BATCH * STEPS)
+    expected = values[f"{dtype}/prediction"]
+    close(trainer.predict(x), expected, dtype, "training", BATCH * STEPS, scale=abs(expected).max())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
