@@ -92,7 +92,7 @@ def scale_below(x, y, k):
 def exp_parts(high, low):
     """(m, k) with exp(high + low) = (1 + m) 2**k, k integral; `low` is small against `high`."""
     x = select(high < _RANGE[0], _RANGE[0], select(high > _RANGE[1], _RANGE[1], high))
-    k = rint(x * _LOG2E)
+    k = rint((x + low) * _LOG2E)
     k = select(k == k, k, 0.0)  # NaN goes on in m alone
     r = fma(-k, _LN2[0], x) + fma(-k, _LN2[1], low)
     return fma(r * r, horner(r, _EXP), r), k

@@ -112,7 +112,8 @@ def run_plain(monkeypatch):
         return ctypes.cast(callbacks[function, dtype], ctypes.c_void_p).value
 
     def python(function, dtype):
-        run, names = Plain(host().bindings(dtype), None, dtype).bind(function), _jit.operands(function)
+        bindings = host().bindings(dtype) | {"FUSED": False}  # plain Python rounds twice
+        run, names = Plain(bindings, None, dtype).bind(function), _jit.operands(function)
 
         def call(row, *common):
             called.add(function)
@@ -169,5 +170,5 @@ def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
     for run, expected in zip(runs, compiled, strict=True):
         found = run()
         for name, value in expected.items():
-            close(found[name], value, dtype, "training", 3)
+            close(found[name], value, dtype, "training", 17)  # the longest sum
     assert called >= {op.cpu for op in OPS.values()} | {walk.walk, losses.total_loss}
