@@ -205,7 +205,7 @@ class Softmin(Activation):
 
     def apply(self, graph, x, prefix):
         """Append -x and its softmax to `graph`."""
-        return super().apply(graph, graph.apply("neg", x, name=f"neg_{prefix}"), prefix)
+        return super().apply(graph, graph.apply("negative", x, name=f"negative_{prefix}"), prefix)
 
 
 class LogSoftmax(Activation):
