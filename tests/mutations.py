@@ -43,7 +43,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (ROWWISE, "return dy - exp(y) * total", "return dy - y * total", ROWS),
     (PIECES, "select(x > 0.0, 1.0, negative_slope)", "select(x >= 0.0, 1.0, negative_slope)", KINKS),
     (PIECES, "select(y > 0.0, 1.0, 0.0)", "select(y >= 0.0, 1.0, 0.0)", KINKS),
-    (PIECES, "(y > min_val) & (y < max_val)", "(y > min_val) & (y <= max_val)", KINKS),
+    (PIECES, "select((y > min_val) & (y < max_val)", "select((y > min_val) & (y <= max_val)", KINKS),
     (PIECES, "select(x <= threshold, 0.0, 1.0)", "select(x < threshold, 0.0, 1.0)", KINKS),
     (PIECES, "select(y == 0.0, 0.0, 1.0)", "1.0", KINKS),
     (SMOOTH, "select(u > threshold, 1.0, sigmoid(u))", "sigmoid(u)", KINKS),
