@@ -46,8 +46,8 @@ def _threshold_slope(x, threshold, value):
 
 
 activation("threshold", _threshold, _threshold_slope, "x",
-           lambda x, threshold, value: np.where(x <= threshold, value, x).astype(x.dtype),
-           lambda x, threshold, value: (~(x <= threshold)).astype(x.dtype),
+           lambda x, threshold, value: np.where(x <= threshold, x.dtype.type(value), x),
+           lambda x, threshold, value: np.where(x <= threshold, 0, 1).astype(x.dtype),
            cases=({"threshold": 0.0, "value": 0.0}, {"threshold": 0.25, "value": -1.5}))
 
 
