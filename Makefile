@@ -1,10 +1,15 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: train test bench lint
+.PHONY: train examples test bench lint
 .NOTPARALLEL:
 
 train: .venv/.examples
+	$(BIN)/python examples/digits.py
+
+examples: .venv/.examples
+	$(BIN)/python examples/computation_graphs.py
+	$(BIN)/python examples/descent.py
 	$(BIN)/python examples/digits.py
 
 test: .venv/.test
