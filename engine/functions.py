@@ -156,11 +156,7 @@ def transpose(x, axes=None):
 
 def concatenate(nodes, axis=0):
     """Nodes joined along an axis that is not the batch."""
-    nodes = list(nodes)
-    graph = next((node.graph for node in nodes if isinstance(node, Node)), None)
-    if graph is None:
-        raise TypeError(f"concatenate needs a list of nodes, got {nodes}")
-    parts = [graph.constant(node) for node in nodes]
+    graph, parts = _parts(nodes)
     place = axis + parts[0].ndim if axis < 0 else axis
     if not 0 <= place < parts[0].ndim:
         raise ValueError(f"axis {axis} is outside the dimensions of {parts[0]!r}")
@@ -169,13 +165,18 @@ def concatenate(nodes, axis=0):
 
 def stack(nodes, axis=0):
     """Nodes of one shape joined along a new axis."""
+    _, parts = _parts(nodes)
+    place = axis + parts[0].ndim + 1 if axis < 0 else axis
+    return concatenate([part.reshape((*part.shape[:place], 1, *part.shape[place:])) for part in parts], place)
+
+
+def _parts(nodes):
+    """The graph of some nodes, numbers and arrays, and all of them as nodes."""
     nodes = list(nodes)
     graph = next((node.graph for node in nodes if isinstance(node, Node)), None)
     if graph is None:
-        raise TypeError(f"stack needs a list of nodes, got {nodes}")
-    parts = [graph.constant(node) for node in nodes]
-    place = axis + parts[0].ndim + 1 if axis < 0 else axis
-    return concatenate([part.reshape((*part.shape[:place], 1, *part.shape[place:])) for part in parts], place)
+        raise TypeError(f"a list of nodes is needed, got {nodes}")
+    return graph, [graph.constant(node) for node in nodes]
 
 
 def matmul(x, y):

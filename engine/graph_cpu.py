@@ -50,7 +50,8 @@ class CpuGraph:
 
     def run(self, inputs, batch):
         """The roots' values, new arrays, for arrays of the graph's dtype by input node."""
-        return self._bind(batch).run(inputs)
+        bound = self.bound.get((batch, None))
+        return (self._bind(batch) if bound is None else bound).run(inputs)
 
     def _bind(self, batch, optimizer=None):
         key = batch, None if optimizer is None else (optimizer.op, len(optimizer.states()))
@@ -102,6 +103,7 @@ class _Bound:
         self.shared = _zeros(walk.SHARED * 8).view(np.int64)
         self.job = self._job()
         self.job_address = self.job.ctypes.data
+        self.scalars = all(output.ndim == 0 for output in self.outputs)
 
     def _workers(self):
         if self.graph.threads is not None:
@@ -228,6 +230,8 @@ class _Bound:
 
     def run(self, inputs):
         self._walk(inputs)
+        if self.scalars:
+            return [output.item() for output in self.outputs]
         return [output.item() if output.ndim == 0 else output.copy() for output in self.outputs]
 
     def descend(self, inputs, optimizer, steps, goal, trace):

@@ -54,6 +54,7 @@ class GraphProgram:
             raise ValueError(f"gradients are those of one output, got {len(self.outputs)}: compile them one by one")
         if seed is not None and not self.wrt:
             raise ValueError("a seed is for gradients: say with respect to what, in wrt")
+        self._names = [node.name for node in self.wrt]
         self.gradients = autodiff.differentiate(graph, self.outputs[0], self.wrt, seed) if self.wrt else []
         self._engine = self._make(self.outputs + self.gradients)
         live = self._engine.live
@@ -78,10 +79,13 @@ class GraphProgram:
 
     def __call__(self, **inputs):
         """Run once."""
-        values = self._engine.run(*self._checked(inputs))
-        if not self.wrt:
-            return values if self._several else values[0]
-        return values[0], {node.name: value for node, value in zip(self.wrt, values[1:], strict=True)}
+        if inputs or self.inputs or self._unset:
+            values = self._engine.run(*self._checked(inputs))
+        else:
+            values = self._engine.run(inputs, 1)
+        if self.wrt:
+            return values[0], dict(zip(self._names, values[1:], strict=True))
+        return values if self._several else values[0]
 
     def _checked(self, inputs):
         """The inputs by node, and the size of the batch."""
