@@ -10,12 +10,26 @@ from .history import History
 from .layers import GELU, Activation, Dense, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .network import Sequential
-from .optimizers import SGD, Adam, AdamW
+from .optimizers import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
 from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "GELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "Callback", "CrossEntropyLoss", "Dense",
-    "History", "Identity", "L1Loss", "LeakyReLU", "MSELoss", "NonFiniteError", "ProgressBar", "ReLU", "Sequential",
-    "Sigmoid", "Softmax", "Tanh", "Trainer", "load", "save",
+    "ASGD", "GELU", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BCEWithLogitsLoss",
+    "Callback", "CrossEntropyLoss", "Dense", "History", "Identity", "L1Loss", "LeakyReLU", "Lion", "MSELoss", "NAdam",
+    "NonFiniteError", "ProgressBar", "RAdam", "RMSprop", "ReLU", "Rprop", "Sequential", "Sigmoid", "Softmax", "Tanh",
+    "Trainer", "load", "save",
 ]

@@ -170,23 +170,29 @@ class _Bound:
     def run(self, arrays, steps, start, rows, batch, update, strict, threads):
         for number, cell, name in self.externals:
             self.table[number, cell] = _address(arrays.get(name))
-        if self.settings != self.program.settings:
-            self.settings = dict(self.program.settings)
+        settings = self.program.settings
+        constant = {name: value for name, value in settings.items() if not isinstance(value, np.ndarray)}
+        if self.settings != constant:
+            self.settings = constant
             for number, cell, name in self.scalars:
-                self.table[number, cell] = _bits(self.settings[name])
+                if name in constant:
+                    self.table[number, cell] = _bits(constant[name])
+        changing = [scalar for scalar in self.scalars if scalar[2] not in constant]
+        cells = np.array([self.table[number, cell:].ctypes.data for number, cell, _ in changing], np.int64)
+        changes = np.array([settings[name] for *_, name in changing], np.float64).T.copy()
         workers = self._workers(threads, min(batch, rows))
         self._make_contexts(workers)
         losses = np.zeros(steps)
         self.shared[:] = 0
         job = np.array([0] * _jit.HEADER + [
             self.phases.ctypes.data, len(self.phases), self.width * 8, steps, start, rows, batch, update, self.block,
-            strict, _address(losses) if self.keeps_loss else 0, self.context_address, workers, self.shared_address,
-            _YIELDER], np.int64)
+            strict, _address(cells), _address(changes), len(cells), _address(losses) if self.keeps_loss else 0,
+            self.context_address, workers, self.shared_address, _YIELDER], np.int64)
         call, address = self.walk, _address(job)
         if workers == 1:
             call(address, 0, 0, 0)
         else:
-            keep = (self, job, arrays, losses)
+            keep = (self, job, arrays, losses, cells, changes)
             team.run(lambda worker: (call(address, 0, worker, 0), keep)[0], workers, self._abort)
         failed, overflowed, done = self.shared[_VERDICT].tolist()
         if failed:

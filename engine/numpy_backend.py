@@ -74,7 +74,7 @@ class NumpyBackend:
                 if node.op in ("input", "target", "labels"):
                     values[node] = arrays["x" if node.op == "input" else "y"][chosen]
                 elif OPS[node.op].states:
-                    if not self._update(program, node, values, update):
+                    if not self._update(program, node, values, step, update):
                         values["overflow"] = True
                 else:
                     operands = [self._operand(values, operand) for operand in node.inputs]
@@ -95,14 +95,15 @@ class NumpyBackend:
     def _parameter(self, program, gradient):
         return next(node.name for node, found in program.gradients.items() if found is gradient)
 
-    def _update(self, program, node, values, update):
+    def _update(self, program, node, values, step, update):
         parameter, gradient, *states = node.inputs
+        settings = {name: float(value[step]) if isinstance(value, np.ndarray) else value
+                    for name, value in program.settings.items()}
         old = [self.parameters[parameter.name]]
         old += [self.states[f"state {i}"][parameter.name] for i in range(len(states))]
-        step = OPS[node.op].reference
-        slope = values[gradient]
-        sound = np.isfinite(step(program.settings, update, old[0], slope, *old[1:])[1:]).all(0)
-        new = step(program.settings, update, old[0], np.where(sound, slope, 0).astype(self.dtype), *old[1:])
+        reference, slope = OPS[node.op].reference, values[gradient]
+        sound = np.isfinite(reference(settings, update, old[0], slope, *old[1:])[1:]).all(0)
+        new = reference(settings, update, old[0], np.where(sound, slope, 0).astype(self.dtype), *old[1:])
         new = [np.asarray(value, self.dtype) for value in new]
         good = np.isfinite(new[0]) & sound
         self.parameters[parameter.name] = np.where(good, new[0], old[0])

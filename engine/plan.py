@@ -12,13 +12,13 @@ from hotloop.kernels.losses import LOSSES, total_loss
 from .program import Block, Buffer, External, Instruction, Program
 
 
-def plan(graph, layout, *, loss=None, prediction=None, gradients=None, updates=(), keep_gradient=False, states=0,
+def plan(graph, layout, *, loss=None, prediction=None, gradients=None, updates=(), keep_gradient=False, states=(),
          settings=None):
     """Make the program that computes `loss`, `prediction` (stored to the caller's array), gradients and updates.
 
     `gradients` maps parameter nodes to the nodes of their gradients, `updates` are the optimizer's nodes; without
     both it is a program for prediction or evaluation. `keep_gradient` stores the whole gradient in the arena;
-    `states` is the number of optimizer states. Programs that share an arena must agree on both.
+    `states` are the names of the optimizer's states. Programs that share an arena must agree on both.
     """
     return _Planner(graph, layout, loss, prediction, gradients or {}, tuple(updates), keep_gradient,
                     states, settings or {}).program()
@@ -59,7 +59,7 @@ class _Planner:
         block = sum(self.layout.block(block.inputs, block.outputs) for block in self.blocks.values())
         line = 64 // self.layout.dtype.itemsize
         return Program(self.layout, self.loss, self.prediction, self.gradients, self.instructions,
-                       list(self.blocks.values()), self.buffers, -(-block // line) * line, self.states,
+                       list(self.blocks.values()), self.buffers, -(-block // line) * line, len(self.states),
                        self.keep_gradient, dict(self.settings), self.scratch, self.flops)
 
     def _blocks(self):
@@ -191,8 +191,7 @@ class _Planner:
         chain = None
         if updates:
             op = OPS[updates[0].op]
-            present = len(updates[0].inputs) - 2
-            states = {name: f"state {i}" if i < present else None for i, name in enumerate(op.states)}
+            states = {name: f"state {self.states.index(name)}" if name in self.states else None for name in op.states}
             chain = self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states, ("w",))
         rows = self.layout.panel + 1
         self.scratch = max(self.scratch, rows * self.layout.panel)

@@ -143,7 +143,8 @@ class Program:
     The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each
     of `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
     number of rows at most; it grows when a larger batch comes. `settings` are the optimizer's numbers, read anew at
-    every run. `scratch` counts the numbers of a worker's own memory, `flops` those of one batch row.
+    every run, whose steps may each have their own: an array. `scratch` counts the numbers of a worker's own memory,
+    `flops` those of one batch row.
     """
 
     layout: Layout
@@ -156,7 +157,7 @@ class Program:
     elements: int
     states: int
     keeps_gradient: bool
-    settings: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, float | np.ndarray] = field(default_factory=dict)
     scratch: int = 0
     flops: int = 0
 

@@ -192,7 +192,7 @@ class Trainer:
         if self.optimizer.states() != self._states:
             raise ValueError(f"the optimizer keeps {self.optimizer.states()} now, but the trainer was made for "
                              f"{self._states}: make a new Trainer")
-        program.settings.update(self.optimizer.settings())
+        program.settings = self._settings(steps)
         started = time.perf_counter()
         outcome = self._backend.run(program, arrays, steps=steps, start=start, rows=rows, batch=batch,
                                     update=self.updates + 1)
@@ -207,6 +207,10 @@ class Trainer:
                                  f"learning rate than {self.optimizer.lr:g}, or scale the data"
                                  + ("" if self.check_finite else ", or look for NaN in it"), number, loss)
         return outcome.losses
+
+    def _settings(self, steps):
+        """The optimizer's numbers for the next `steps` updates."""
+        return self.optimizer.settings(np.arange(self.updates + 1, self.updates + 1 + steps))
 
     def _chunk(self):
         """Steps that take about _CHUNK_SECONDS."""
@@ -359,7 +363,7 @@ class Trainer:
 
     def _plan(self, goal, kind):
         graph, prediction = self.net.graph()
-        options = {"states": len(self._states), "layout": self._layout()}
+        options = {"states": self._states, "layout": self._layout()}
         if goal == "predict":
             return plan(graph, prediction=prediction, **options)
         loss = self.loss.apply(graph, prediction, kind)
@@ -374,8 +378,7 @@ class Trainer:
             states = [graph.parameter(f"{parameter.name}.{name}", parameter.shape) for name in self._states]
             updates.append(graph.apply(self.optimizer.op, parameter, gradient, *states,
                                        name=f"{parameter.name}.update"))
-        return plan(graph, loss=loss, gradients=gradients, updates=updates, settings=self.optimizer.settings(),
-                    **options)
+        return plan(graph, loss=loss, gradients=gradients, updates=updates, **options)
 
     def _layout(self):
         from .cpu_backend import layout

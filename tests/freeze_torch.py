@@ -29,6 +29,11 @@ class Case:
     loss_settings: dict[str, Any] = field(default_factory=dict)
 
 
+def _of(optimizer, **settings):
+    """A case that is about its optimizer."""
+    return Case(lambda m: [m.Dense(7, 9), m.Tanh(), m.Dense(9, 3)], "numbers", "MSELoss", optimizer, settings)
+
+
 CASES = {
     "relu_cross_entropy_nesterov": Case(
         lambda m: [m.Dense(7, 17), m.ReLU(), m.Dense(17, 9), m.ReLU(), m.Dense(9, 5)], "labels",
@@ -48,7 +53,41 @@ CASES = {
     "probabilities_without_bias_sum": Case(
         lambda m: [m.Dense(7, 8, bias=False), m.ReLU(), m.Dense(8, 5, bias=False)], "probabilities",
         "CrossEntropyLoss", "SGD", {"lr": 0.01}, {"reduction": "sum"}),
+    "asgd": _of("ASGD", lr=0.1, lambd=0.1, alpha=0.6, t0=4, weight_decay=0.01),
+    "rprop": _of("Rprop", lr=0.02, etas=(0.4, 1.3), step_sizes=(0.01, 0.03)),
+    "adagrad": _of("Adagrad", lr=0.05, lr_decay=0.1, weight_decay=0.01, initial_accumulator_value=0.1, eps=1e-3),
+    "adadelta": _of("Adadelta", lr=2.0, rho=0.8, eps=1e-3, weight_decay=0.01),
+    "rmsprop": _of("RMSprop", lr=0.01, alpha=0.9, eps=1e-3, weight_decay=0.01),
+    "rmsprop_centered": _of("RMSprop", lr=0.01, alpha=0.9, eps=0.01, momentum=0.8, centered=True),
+    "rmsprop_momentum": _of("RMSprop", lr=0.01, alpha=0.9, eps=1e-3, momentum=0.8),
+    "adam_amsgrad": _of("Adam", lr=0.05, betas=(0.8, 0.7), eps=1e-3, weight_decay=0.01, amsgrad=True),
+    "adamw_amsgrad": _of("AdamW", lr=0.05, betas=(0.8, 0.7), eps=1e-3, amsgrad=True),
+    "adamax": _of("Adamax", lr=0.05, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01),
+    "nadam": _of("NAdam", lr=0.02, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01, momentum_decay=0.1),
+    "nadam_decoupled": _of("NAdam", lr=0.02, eps=1e-3, weight_decay=0.1, decoupled_weight_decay=True),
+    "radam": _of("RAdam", lr=0.05, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01),
+    "radam_decoupled": _of("RAdam", lr=0.05, betas=(0.9, 0.95), weight_decay=0.1, decoupled_weight_decay=True),
+    "lion": _of("Lion", lr=0.01, betas=(0.8, 0.9), weight_decay=0.1),
 }
+
+
+class Lion:
+    """Algorithm 2 of Chen et al. 2023, which torch does not have, for torch's parameters."""
+
+    def __init__(self, parameters, lr, betas, weight_decay):
+        self.lr, self.betas, self.decay = lr, betas, weight_decay
+        self.means = [(parameter, np.zeros_like(parameter.detach().numpy())) for parameter in parameters]
+
+    def zero_grad(self):
+        for parameter, _ in self.means:
+            parameter.grad = None
+
+    def step(self):
+        beta1, beta2 = self.betas
+        for parameter, mean in self.means:
+            w, g = parameter.detach().numpy(), parameter.grad.numpy()
+            w -= self.lr * (np.sign(beta1 * mean + (1 - beta1) * g) + self.decay * w)
+            mean[...] = beta2 * mean + (1 - beta2) * g
 
 
 def draw_targets(generator, kind, rows, outputs):
@@ -78,15 +117,17 @@ def freeze(case, seed):
               "y": draw_targets(generator, case.targets, ROWS, outputs)}
     frozen |= {f"initial/{name}": value for name, value in initial.items()}
     for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)  # of the optimizers' own scalars
         net.load_state_dict({name: torch.tensor(value) for name, value in initial.items()})
         frozen |= {f"{str(dtype).removeprefix('torch.')}/{name}": value
                    for name, value in _train(torch, net.to(dtype), module, case, frozen, dtype)}
+    torch.set_default_dtype(torch.float32)
     return frozen
 
 
 def _train(torch, net, module, case, data, dtype):
     loss_of = getattr(module, case.loss)(**case.loss_settings)
-    optimizer = getattr(torch.optim, case.optimizer)(net.parameters(), **case.settings)
+    optimizer = getattr(torch.optim, case.optimizer, Lion)(net.parameters(), **case.settings)
     x, y = torch.tensor(data["x"], dtype=dtype), torch.tensor(data["y"])
     y = y if case.targets == "labels" else y.to(dtype)
     losses = []

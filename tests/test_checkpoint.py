@@ -54,8 +54,9 @@ def path(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-OPTIMIZERS = {"sgd": lambda: hl.SGD(lr=0.05), "momentum": lambda: hl.SGD(lr=0.05, momentum=0.9, nesterov=True),
-              "adamw": lambda: hl.AdamW(lr=1e-2, betas=(0.8, 0.99))}
+OPTIMIZERS = hl.optimizers.OPTIMIZERS | {
+    "momentum": lambda: hl.SGD(lr=0.05, momentum=0.9, nesterov=True), "amsgrad": lambda: hl.Adam(amsgrad=True),
+    "centered": lambda: hl.RMSprop(momentum=0.9, centered=True), "betas": lambda: hl.AdamW(lr=1e-2, betas=(0.8, 0.99))}
 
 
 # continuing
