@@ -24,12 +24,27 @@ from .optimizers import (
     RMSprop,
     Rprop,
 )
+from .schedules import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    InverseScalingLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+    sqrt_scaled,
+)
 from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
     "ASGD", "GELU", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BCEWithLogitsLoss",
-    "Callback", "CrossEntropyLoss", "Dense", "History", "Identity", "L1Loss", "LeakyReLU", "Lion", "MSELoss", "NAdam",
-    "NonFiniteError", "ProgressBar", "RAdam", "RMSprop", "ReLU", "Rprop", "Sequential", "Sigmoid", "Softmax", "Tanh",
-    "Trainer", "load", "save",
+    "Callback", "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CrossEntropyLoss", "Dense", "ExponentialLR",
+    "History", "Identity", "InverseScalingLR", "L1Loss", "LeakyReLU", "LinearLR", "Lion", "MSELoss", "MultiStepLR",
+    "NAdam", "NonFiniteError", "OneCycleLR", "ProgressBar", "RAdam", "RMSprop", "ReLU", "ReduceLROnPlateau", "Rprop",
+    "Sequential", "SequentialLR", "Sigmoid", "Softmax", "StepLR", "Tanh", "Trainer", "load", "save", "sqrt_scaled",
 ]

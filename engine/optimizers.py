@@ -1,49 +1,19 @@
 """Optimizers: settings, checked. Formulas and kernels stand in `hotloop.kernels.optimizers`, `adagrad` and `adam`."""
 
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from . import checks
+from .settings import Settings, fraction, number, pair, positive, switch
 
 OPTIMIZERS: dict[str, type] = {}  # name -> class: what a trainer takes and a checkpoint can name
 
 
-def _number(default, **limits):
-    """A setting that is a number, of 0 and more unless `limits` say otherwise."""
-    return field(default=default, metadata={"check": partial(checks.number, **{"low": 0} | limits)})
-
-
-def _rate(default):
-    return _number(default, open_low=True)
-
-
-def _fraction(default):
-    return _number(default, below=1)
-
-
-def _switch(default=False):
-    return field(default=default, metadata={"check": checks.switch})
-
-
-def _pair(default, operands, *limits):
-    """A setting of two numbers, which the kernel takes as two operands."""
-
-    def check(name, value):
-        if not hasattr(value, "__len__") or len(value) != 2:
-            raise ValueError(f"{name} must be two numbers, got {value!r}")
-        pairs = zip(value, limits, strict=True)
-        return tuple(checks.number(f"{name}[{i}]", part, **limit) for i, (part, limit) in enumerate(pairs))
-
-    return field(default=default, metadata={"check": check, "operands": operands})
-
-
 def _betas(*default):
-    return _pair(default, ("beta1", "beta2"), *[{"low": 0, "below": 1}] * 2)
+    return pair(default, ("beta1", "beta2"), *[{"low": 0, "below": 1}] * 2)
 
 
-class _Optimizer:
+class _Optimizer(Settings):
     """What the trainer asks of an optimizer."""
 
     op: str
@@ -52,13 +22,6 @@ class _Optimizer:
     def __init_subclass__(cls):
         """Enter the optimizer among those that trainers take."""
         OPTIMIZERS[cls.__name__] = cls
-
-    def __setattr__(self, name, value):
-        """Check every setting, also one that is changed during training."""
-        settings = {setting.name: setting.metadata["check"] for setting in fields(self)}
-        if name not in settings:
-            raise AttributeError(f"{type(self).__name__} has no setting {name!r}, only {', '.join(settings)}")
-        super().__setattr__(name, settings[name](name, value))
 
     def states(self):
         """Names of the states in checkpoints and in the op, torch's, in the order of the op's."""
@@ -82,11 +45,11 @@ class SGD(_Optimizer):
     With nesterov the step is lr (g + momentum v); it needs momentum and no dampening.
     """
 
-    lr: float = _rate(1e-3)
-    momentum: float = _fraction(0.0)
-    dampening: float = _number(0.0)
-    weight_decay: float = _number(0.0)
-    nesterov: bool = _switch()
+    lr: float = positive(1e-3)
+    momentum: float = fraction(0.0)
+    dampening: float = number(0.0)
+    weight_decay: float = number(0.0)
+    nesterov: bool = switch(False)
     op = "sgd"
 
     def __post_init__(self):
@@ -113,11 +76,11 @@ class ASGD(_Optimizer):
     `trainer.state_dict()["optimizer.ax.0.weight"]`. A schedule changes the lr before the fraction alone.
     """
 
-    lr: float = _rate(1e-2)
-    lambd: float = _number(1e-4)
-    alpha: float = _number(0.75)
-    t0: float = _number(1e6)
-    weight_decay: float = _number(0.0)
+    lr: float = positive(1e-2)
+    lambd: float = number(1e-4)
+    alpha: float = number(0.75)
+    t0: float = number(1e6)
+    weight_decay: float = number(0.0)
     op = "asgd"
 
     def states(self):
@@ -139,10 +102,10 @@ class Rprop(_Optimizer):
     by etas[1], where the sign changes it shrinks by etas[0] and the element rests.
     """
 
-    lr: float = _rate(1e-2)
-    etas: tuple[float, float] = _pair((0.5, 1.2), ("etaminus", "etaplus"), {"low": 0, "below": 1, "open_low": True},
+    lr: float = positive(1e-2)
+    etas: tuple[float, float] = pair((0.5, 1.2), ("etaminus", "etaplus"), {"low": 0, "below": 1, "open_low": True},
                                       {"low": 1, "open_low": True})
-    step_sizes: tuple[float, float] = _pair((1e-6, 50.0), ("step_size_min", "step_size_max"), {"low": 0}, {"low": 0})
+    step_sizes: tuple[float, float] = pair((1e-6, 50.0), ("step_size_min", "step_size_max"), {"low": 0}, {"low": 0})
     op = "rprop"
 
     def states(self):
@@ -157,11 +120,11 @@ class Adagrad(_Optimizer):
     lr_t = lr / (1 + (t - 1) lr_decay); s begins at initial_accumulator_value; weight_decay is added to g.
     """
 
-    lr: float = _rate(1e-2)
-    lr_decay: float = _number(0.0)
-    weight_decay: float = _number(0.0)
-    initial_accumulator_value: float = _number(0.0)
-    eps: float = _number(1e-10)
+    lr: float = positive(1e-2)
+    lr_decay: float = number(0.0)
+    weight_decay: float = number(0.0)
+    initial_accumulator_value: float = number(0.0)
+    eps: float = number(1e-10)
     op = "adagrad"
 
     def states(self):
@@ -176,10 +139,10 @@ class Adadelta(_Optimizer):
     Weight decay is added to g. Keras has lr 0.001 where torch, as the paper, has 1.
     """
 
-    lr: float = _rate(1.0)
-    rho: float = _fraction(0.9)
-    eps: float = _number(1e-6)
-    weight_decay: float = _number(0.0)
+    lr: float = positive(1.0)
+    rho: float = fraction(0.9)
+    eps: float = number(1e-6)
+    weight_decay: float = number(0.0)
     op = "adadelta"
 
     def states(self):
@@ -195,12 +158,12 @@ class RMSprop(_Optimizer):
     is added to g. Keras and TensorFlow have alpha 0.9 and eps 1e-7, TensorFlow under the root.
     """
 
-    lr: float = _rate(1e-2)
-    alpha: float = _fraction(0.99)
-    eps: float = _number(1e-8)
-    weight_decay: float = _number(0.0)
-    momentum: float = _fraction(0.0)
-    centered: bool = _switch()
+    lr: float = positive(1e-2)
+    alpha: float = fraction(0.99)
+    eps: float = number(1e-8)
+    weight_decay: float = number(0.0)
+    momentum: float = fraction(0.0)
+    centered: bool = switch(False)
     op = "rmsprop"
 
     @property
@@ -221,11 +184,11 @@ class Adam(_Optimizer):
     bias correction, which differs for small gradients.
     """
 
-    lr: float = _rate(1e-3)
+    lr: float = positive(1e-3)
     betas: tuple[float, float] = _betas(0.9, 0.999)
-    eps: float = _number(1e-8)
-    weight_decay: float = _number(0.0)
-    amsgrad: bool = _switch()
+    eps: float = number(1e-8)
+    weight_decay: float = number(0.0)
+    amsgrad: bool = switch(False)
     op = "adam"
     momentum_operand = "beta1"
     decoupled_weight_decay = False
@@ -243,7 +206,7 @@ class Adam(_Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019): w is first multiplied by 1 - lr weight_decay."""
 
-    weight_decay: float = _number(1e-2)
+    weight_decay: float = number(1e-2)
     decoupled_weight_decay = True
 
 
@@ -251,10 +214,10 @@ class AdamW(Adam):
 class Adamax(_Optimizer):
     """Adamax (Kingma and Ba 2015) as in torch: u = max(beta2 u, |g| + eps), w -= lr m_hat / u; weight_decay on g."""
 
-    lr: float = _rate(2e-3)
+    lr: float = positive(2e-3)
     betas: tuple[float, float] = _betas(0.9, 0.999)
-    eps: float = _number(1e-8)
-    weight_decay: float = _number(0.0)
+    eps: float = number(1e-8)
+    weight_decay: float = number(0.0)
     op = "adamax"
     momentum_operand = "beta1"
 
@@ -271,12 +234,12 @@ class NAdam(_Optimizer):
     weight_decay is added to g, or, with decoupled_weight_decay, w is multiplied by 1 - lr weight_decay.
     """
 
-    lr: float = _rate(2e-3)
+    lr: float = positive(2e-3)
     betas: tuple[float, float] = _betas(0.9, 0.999)
-    eps: float = _number(1e-8)
-    weight_decay: float = _number(0.0)
-    momentum_decay: float = _number(4e-3)
-    decoupled_weight_decay: bool = _switch()
+    eps: float = number(1e-8)
+    weight_decay: float = number(0.0)
+    momentum_decay: float = number(4e-3)
+    decoupled_weight_decay: bool = switch(False)
     op = "nadam"
 
     def states(self):
@@ -306,11 +269,11 @@ class RAdam(_Optimizer):
     weight_decay is added to g, or, with decoupled_weight_decay, w is multiplied by 1 - lr weight_decay.
     """
 
-    lr: float = _rate(1e-3)
+    lr: float = positive(1e-3)
     betas: tuple[float, float] = _betas(0.9, 0.999)
-    eps: float = _number(1e-8)
-    weight_decay: float = _number(0.0)
-    decoupled_weight_decay: bool = _switch()
+    eps: float = number(1e-8)
+    weight_decay: float = number(0.0)
+    decoupled_weight_decay: bool = switch(False)
     op = "radam"
     momentum_operand = "beta1"
 
@@ -327,9 +290,9 @@ class Lion(_Optimizer):
     those of its other optimizers.
     """
 
-    lr: float = _rate(1e-4)
+    lr: float = positive(1e-4)
     betas: tuple[float, float] = _betas(0.9, 0.99)
-    weight_decay: float = _number(0.0)
+    weight_decay: float = number(0.0)
     op = "lion"
     momentum_operand = "beta1"
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from . import autodiff, checks, data
+from . import checks, data
+from .build import build
 from .callbacks import check, notify
 from .errors import NonFiniteError
 from .history import History
@@ -14,7 +15,7 @@ from .interrupts import deferred_interrupts
 from .losses import LOSSES
 from .network import Sequential
 from .optimizers import OPTIMIZERS
-from .plan import plan
+from .schedules import SCHEDULES
 
 BACKENDS = ("numpy", "cpu")
 _CHUNK_SECONDS = 0.05  # how long compiled code keeps the interpreter waiting
@@ -26,25 +27,29 @@ class Trainer:
     """Trains a network.
 
     net: a Sequential, whose parameters this trainer takes over. loss, optimizer: of this package. batch_size: rows
-    of a training step. backend: "cpu" (compiled kernels) or "numpy" (the reference). threads: worker threads of the
+    of a training step. schedule: of the learning rate, None for a constant one. backend: "cpu" (compiled kernels) or "numpy" (the reference). threads: worker threads of the
     cpu backend, None for as many as the work is worth; results do not depend on it. dtype: "float32" or "float64".
     seed: of the shuffling. shuffle: a new order every epoch. check_finite: refuse data with NaN or infinity.
 
     Raises TypeError and ValueError for arguments outside these. Attributes to read: `epoch` (completed), `updates`
-    (steps made), `optimizer` (its settings may be changed between or in callbacks).
+    (steps made), `lr` (learning rate of the next update), `optimizer` (its settings may be changed between or in
+    callbacks; a schedule starts from its lr).
     """
 
     def __init__(self, net, loss, optimizer, batch_size=32, backend="cpu", threads=None, dtype="float32", seed=0,
-                 shuffle=True, check_finite=True):
+                 shuffle=True, check_finite=True, schedule=None):
         checks.kind("net", net, {"Sequential": Sequential})
         checks.kind("loss", loss, LOSSES)
         checks.kind("optimizer", optimizer, OPTIMIZERS)
+        if schedule is not None:
+            checks.kind("schedule", schedule, SCHEDULES)
+            schedule.check(optimizer)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
         known = {name for kind in (np.float32, np.float64) for name in (np.dtype(kind).name, kind, np.dtype(kind))}
         if not isinstance(dtype, str | type | np.dtype) or dtype not in known:
             raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
-        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self.net, self.loss, self.optimizer, self.schedule = net, loss, optimizer, schedule
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
         self.seed = checks.integer("seed", seed, 0)
@@ -53,12 +58,13 @@ class Trainer:
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
         self._stopped, self._programs, self._step_seconds = False, {}, None
-        self._states = self.optimizer.states()
+        self._states = optimizer.states()
         self._backend = None
 
     def __repr__(self):
         """The call that makes this trainer, and where training stands."""
-        settings = ("loss", "optimizer", "batch_size", "backend", "threads", "seed", "shuffle", "check_finite")
+        settings = ("loss", "optimizer", "batch_size", "backend", "threads", "seed", "shuffle", "check_finite",
+                    "schedule")
         return (f"Trainer({self.net!r}, {', '.join(f'{name}={getattr(self, name)!r}' for name in settings)}, "
                 f"dtype='{self.dtype}')  # epoch {self.epoch}, {self.updates} updates")
 
@@ -92,6 +98,7 @@ class Trainer:
             raise ValueError("fit needs at least one row, got X of shape " + str(X.shape))
         if validation_data is not None:
             self._check_validation(validation_data)
+        self._check_monitored(kind, validation_data is not None)
         callbacks = check(callbacks)
         program = self._program("train", kind, min(self.batch_size, len(X)))
         if len(X) != self._rows:
@@ -103,13 +110,13 @@ class Trainer:
             self._epoch(program, X, y, callbacks)
             if self._position:  # stopped on the way
                 break
-            logs = {"epoch": self.epoch - 1, "loss": self._finished, "seconds": time.perf_counter() - started}
-            history.loss.append(logs["loss"])
-            history.seconds.append(logs["seconds"])
+            logs = {"epoch": self.epoch - 1} | self._finished | {"seconds": time.perf_counter() - started}
             if validation_data is not None:
-                for name, value in self.evaluate(*validation_data).items():
-                    logs[f"val_{name}"] = value
-                    getattr(history, f"val_{name}").append(value)
+                found = {f"val_{name}": value for name, value in self.evaluate(*validation_data).items()}
+                self._observe(found)
+                logs |= found
+            for name in logs.keys() - {"epoch"}:
+                getattr(history, name).append(logs[name])
             notify(callbacks, "on_epoch_end", self, logs)
             if self._stopped:
                 break
@@ -125,6 +132,19 @@ class Trainer:
         self._targets(pair[1], len(X), "y of validation_data")
         if not len(X):
             raise ValueError(f"validation_data needs at least one row, got X of shape {X.shape}")
+
+    def _check_monitored(self, kind, validated):
+        """Refuse a schedule that waits for what `fit` will not report."""
+        reported = ["loss", *["val_loss"] * validated, *["val_accuracy"] * (validated and self._has_accuracy(kind))]
+        missing = (self.schedule.monitored() if self.schedule else set()) - set(reported)
+        if missing:
+            raise ValueError(f"the schedule monitors {', '.join(missing)}, but this fit reports {', '.join(reported)}: "
+                             "give validation_data, or the schedule another monitor")
+
+    def _observe(self, logs):
+        """Tell the schedule what an epoch reported."""
+        if self.schedule is not None:
+            self.schedule.observe(logs)
 
     def _epoch(self, program, X, y, callbacks):
         """Train what is left of the current epoch."""
@@ -151,9 +171,11 @@ class Trainer:
                 self._loss_sum = float(np.cumsum([self._loss_sum, *losses])[-1])  # one by one: chunks leave no trace
                 self._position += steps
                 trained = min(self._position * batch, rows) if self.loss.reduction == "mean" else self._position
-                logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained}
+                logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained,
+                        "lr": _last(program.settings["lr"])}
                 if self._position == batches:
-                    self._finished = logs["loss"]
+                    self._finished = {name: logs[name] for name in ("loss", "lr")}
+                    self._observe({"loss": logs["loss"]})
                     self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
             notify(callbacks, "on_batch_chunk", self, logs)
             if self._stopped or self._position == 0:
@@ -204,13 +226,22 @@ class Trainer:
             loss = float(outcome.losses[-1])
             what = f"the loss is {loss}" if outcome.stopped == "loss" else f"an update is not finite (loss {loss:g})"
             raise NonFiniteError(f"step {number}: {what}; the network keeps its last finite parameters. Try a smaller "
-                                 f"learning rate than {self.optimizer.lr:g}, or scale the data"
+                                 f"learning rate than {self.lr:g}, or scale the data"
                                  + ("" if self.check_finite else ", or look for NaN in it"), number, loss)
         return outcome.losses
 
+    @property
+    def lr(self):
+        """The learning rate of the next update."""
+        return _last(self._settings(1)["lr"])
+
     def _settings(self, steps):
         """The optimizer's numbers for the next `steps` updates."""
-        return self.optimizer.settings(np.arange(self.updates + 1, self.updates + 1 + steps))
+        updates = np.arange(self.updates, self.updates + steps)
+        settings = self.optimizer.settings(updates + 1)
+        if self.schedule is None:
+            return settings
+        return self.schedule.settings(settings, self.optimizer.momentum_operand, self.epoch, updates)
 
     def _chunk(self):
         """Steps that take about _CHUNK_SECONDS."""
@@ -243,9 +274,12 @@ class Trainer:
             elif self.loss.op_for(kind).startswith("cross_entropy"):
                 right += int((outputs.argmax(1) == (wanted if kind == "labels" else wanted.argmax(1))).sum())
         results = {"loss": total / len(X) if self.loss.reduction == "mean" else total}
-        if self.loss.op_for(kind) not in ("mse_loss", "l1_loss"):
+        if self._has_accuracy(kind):
             results["accuracy"] = right / len(X)
         return results
+
+    def _has_accuracy(self, kind):
+        return self.loss.op_for(kind) not in ("mse_loss", "l1_loss")
 
     def _forward(self, X, y, goal, kind):
         """Outputs for X and, with y, the loss summed over rows."""
@@ -362,25 +396,15 @@ class Trainer:
         self._backend.prepare(program, 1)
 
     def _plan(self, goal, kind):
-        graph, prediction = self.net.graph()
-        options = {"states": self._states, "layout": self._layout()}
-        if goal == "predict":
-            return plan(graph, prediction=prediction, **options)
-        loss = self.loss.apply(graph, prediction, kind)
-        if goal == "evaluate":
-            return plan(graph, loss=loss, prediction=prediction, **options)
-        parameters = [node for node in graph.nodes if node.op == "parameter"]
-        gradients = dict(zip(parameters, autodiff.differentiate(graph, loss, parameters), strict=True))
-        if goal == "gradient":
-            return plan(graph, loss=loss, gradients=gradients, keep_gradient=True, **options)
-        updates = []
-        for parameter, gradient in gradients.items():
-            states = [graph.parameter(f"{parameter.name}.{name}", parameter.shape) for name in self._states]
-            updates.append(graph.apply(self.optimizer.op, parameter, gradient, *states,
-                                       name=f"{parameter.name}.update"))
-        return plan(graph, loss=loss, gradients=gradients, updates=updates, **options)
+        return build(goal, self.net, self.loss, self.optimizer, kind, _layout(self.dtype))
 
-    def _layout(self):
-        from .cpu_backend import layout
 
-        return layout(self.dtype)
+def _layout(dtype):
+    from .cpu_backend import layout
+
+    return layout(dtype)
+
+
+def _last(setting):
+    """A setting's number in the last of the steps that it was made for."""
+    return float(np.ravel(setting)[-1])

@@ -90,6 +90,52 @@ class Lion:
             mean[...] = beta2 * mean + (1 - beta2) * g
 
 
+SCHEDULES = {  # name: class, settings and, for a sequence or chain, its parts
+    "constant": ("ConstantLR", {"factor": 0.25, "total_iters": 4}),
+    "linear": ("LinearLR", {"start_factor": 0.2, "end_factor": 0.9, "total_iters": 6}),
+    "step": ("StepLR", {"step_size": 4, "gamma": 0.3}),
+    "multi_step": ("MultiStepLR", {"milestones": [2, 3, 11], "gamma": 0.5}),
+    "exponential": ("ExponentialLR", {"gamma": 0.8}),
+    "cosine": ("CosineAnnealingLR", {"T_max": 7, "eta_min": 0.01}),
+    "one_cycle": ("OneCycleLR", {"max_lr": 0.5, "total_steps": 20}),
+    "one_cycle_linear": ("OneCycleLR", {"max_lr": 0.5, "total_steps": 20, "pct_start": 0.25, "three_phase": True,
+                                        "anneal_strategy": "linear", "div_factor": 10.0, "final_div_factor": 5.0}),
+    "plateau": ("ReduceLROnPlateau", {"patience": 1, "factor": 0.5}),
+    "plateau_with_rest": ("ReduceLROnPlateau", {"mode": "max", "patience": 0, "cooldown": 2, "threshold": 0.2,
+                                                "threshold_mode": "abs", "min_lr": 0.03}),
+    "sequence": ("SequentialLR", {"milestones": [5]}, "linear", "exponential"),
+    "chain": ("ChainedScheduler", {}, "linear", "exponential", "step"),
+}
+LOSSES_OF_EPOCHS = (5.0, 4.0, 4.1, 3.9999, 3.99999, 3.0, 3.1, 3.2, 3.1, 3.0, 2.9, 2.9, 2.9, 2.9, 2.9, 2.5, 2.6, 2.7, 2.8,
+                    2.9)
+
+
+def build_schedule(module, name, *optimizer):
+    """A schedule of SCHEDULES, of torch or of hotloop."""
+    kind, settings, *parts = SCHEDULES[name]
+    parts = [build_schedule(module, part, *optimizer) for part in parts]
+    if not parts:
+        return getattr(module, kind)(*optimizer, **settings)
+    first = optimizer if kind == "SequentialLR" else ()
+    return getattr(module, kind)(*first, parts, **settings)
+
+
+def freeze_schedules():
+    """Learning rate and momentum at each count, by name."""
+    import torch
+
+    found = {}
+    for name in SCHEDULES:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.5)
+        schedule = build_schedule(torch.optim.lr_scheduler, name, optimizer)
+        group, found[name] = optimizer.param_groups[0], []
+        for loss in LOSSES_OF_EPOCHS:
+            found[name].append((group["lr"], group["momentum"]))
+            optimizer.step()
+            schedule.step(*[loss] if SCHEDULES[name][0] == "ReduceLROnPlateau" else [])
+    return {name: np.array(values) for name, values in found.items()}
+
+
 def draw_targets(generator, kind, rows, outputs):
     """Targets of a kind, in float32's numbers, so that both dtypes train on the same."""
     if kind == "labels":
@@ -148,3 +194,4 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for seed, (name, case) in enumerate(CASES.items()):
         np.savez_compressed(FOLDER / f"{name}.npz", **freeze(case, seed))
+    np.savez_compressed(FOLDER / "schedules.npz", **freeze_schedules())
