@@ -102,10 +102,10 @@ def _warmup(options):
 
 def _kernels(dtype):
     """Every kernel that a program of this dtype may call, and the executor, which serves all dtypes as float32."""
-    from hotloop.kernels import OPS, data, losses, walk
+    from hotloop.kernels import OPS, data, losses, penalties, walk
 
     table = [op.cpu for op in OPS.values() if op.cpu]
-    others = [data.gather, data.gather_labels, data.store, losses.total_loss]
+    others = [data.gather, data.gather_labels, data.store, losses.total_loss, penalties.add_penalty]
     return list(dict.fromkeys(table + others + ([walk.walk] if dtype == "float32" else [])))
 
 

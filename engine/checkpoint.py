@@ -24,7 +24,8 @@ from .trainer import Trainer
 
 FORMAT = 1  # of the description; to be raised when an older reader would misread it
 _KEY = "hotloop"
-_SETTINGS = ("batch_size", "backend", "threads", "dtype", "seed", "shuffle", "check_finite")
+_SETTINGS = ("batch_size", "backend", "threads", "dtype", "seed", "shuffle", "check_finite", "l1", "l2",
+             "penalize_bias", "clip_value", "clip_norm")
 _DTYPES = {"float32": "F32", "float64": "F64"}  # safetensors' names
 
 
@@ -32,10 +33,11 @@ def save(trainer, path):
     """Write `trainer` to `path`, replacing a file of that name; `load` continues from it bit for bit.
 
     Tensors: the parameters ("0.weight", (out, in)) and the optimizer's states ("optimizer.exp_avg.0.weight"), in the
-    trainer's dtype. Metadata: architecture, loss, optimizer, schedule, settings and progress. May be called between steps and
-    from callbacks, in the middle of an epoch too. At every moment `path` holds the old file or the new one, whole; a
-    process that is killed may leave a temporary file, .hotloop-*, beside it. Raises OSError where the file cannot be
-    written and ValueError where a value is not finite or `path` is a folder or device; then nothing has changed.
+    trainer's dtype. Metadata: architecture, loss, optimizer, schedule, settings and progress. May be called
+    between steps and from callbacks, in the middle of an epoch too. At every moment `path` holds the old file or the
+    new one, whole; a process that is killed may leave a temporary file, .hotloop-*, beside it. Raises OSError where the
+    file cannot be written and ValueError where a value is not finite or `path` is a folder or device; then nothing has
+    changed.
     """
     from safetensors.numpy import save as serialize
 
@@ -75,7 +77,8 @@ def _describe(trainer):
     return {"format": FORMAT,
             "network": {"layers": [_entry(layer) for layer in trainer.net.layers], "seed": trainer.net.seed},
             "loss": _entry(trainer.loss), "optimizer": _entry(trainer.optimizer),
-            "schedule": trainer.schedule and _entry(trainer.schedule), "trainer": settings, "progress": trainer.progress()}
+            "schedule": trainer.schedule and _entry(trainer.schedule), "trainer": settings,
+            "progress": trainer.progress()}
 
 
 def _entry(thing):
@@ -123,7 +126,7 @@ def _description(metadata):
     _expect(description["progress"], ("epoch", "updates", "position", "rows", "loss_sum"), "progress")
     if not isinstance(description["network"]["layers"], list):
         raise ValueError(f"layers must be a list, got {description['network']['layers']!r}")
-    for name in ("shuffle", "check_finite"):
+    for name in ("shuffle", "check_finite", "penalize_bias"):
         if not isinstance(description["trainer"][name], bool):
             raise ValueError(f"{name} must be true or false, got {description['trainer'][name]!r}")
     return (description[part] for part in parts)

@@ -8,7 +8,7 @@ from hotloop.kernels import _ahead, _context, _jit, walk
 from hotloop.kernels._target import cores, host
 
 from . import team
-from .program import Block, Buffer, External, Instruction, Layout
+from .program import PHASES, Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
 
 _SECOND_LEVEL = 256 * 1024  # bytes of activations that a block of rows may take, to stay in the core's own cache
@@ -105,8 +105,7 @@ class _Bound:
         self.program, self.lasting, self.working, self.capacity = program, lasting, working, capacity
         self.dtype = program.layout.dtype
         self.places, _ = program.place(capacity)
-        chained = [value for instruction in program.instructions for value in instruction.operands.values()
-                   if isinstance(value, Instruction)]
+        chained = [part for instruction in program.instructions for part in instruction.chained()]
         self.rows = program.instructions + chained
         _ahead.compile_ahead([(instruction.kernel, self.dtype) for instruction in self.rows]
                              + [(walk.walk, np.dtype(np.float32))])
@@ -123,7 +122,7 @@ class _Bound:
             before[instruction.phase] = before.get(instruction.phase, 0) + instruction.units * instruction.cost
             for cell, name in enumerate(operands, _jit.HEADER):
                 row[cell] = self._value(instruction, name, number, cell)
-        self.phases = self._phases(before.get("units", 0))
+        self.phases = self._phases(before)
         self.keeps_loss = "each" in before
         self.walk = _jit.caller(walk.walk, np.float32)
         self.contexts = _aligned_zeros(0)
@@ -147,7 +146,7 @@ class _Bound:
             self.scalars.append((number, cell, name))
             return 0
         value = operands[name]
-        if isinstance(value, Buffer):
+        if isinstance(value, Buffer | Sums):
             return self.working.ctypes.data + self.places[value]
         if isinstance(value, Block):
             return self.lasting.ctypes.data + value.first * self.dtype.itemsize
@@ -160,11 +159,11 @@ class _Bound:
             return self.table[self.rows.index(value)].ctypes.data
         return _bits(value or 0)
 
-    def _phases(self, total):
+    def _phases(self, costs):
         kinds = {"rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
         names = [instruction.phase for instruction in self.program.instructions]
-        phases = [(kinds[name], self.table[names.index(name)].ctypes.data, names.count(name),
-                   total if name == "units" else 0) for name in kinds if name in names]
+        phases = [(kinds[kind], self.table[names.index(name)].ctypes.data, names.count(name), costs[name])
+                  for name, kind in PHASES.items() if name in names]
         return np.array(phases, np.int64)
 
     def run(self, arrays, steps, start, rows, batch, update, strict, threads):

@@ -6,15 +6,18 @@ layer's parameters stands under the layer.
 
 from dataclasses import dataclass
 
-from .program import Block, Buffer, External, Instruction
+from .program import PHASES, Block, Buffer, External, Instruction
 
-_PHASES = {"rows": "rows: each worker runs all of this on its slice of the batch",
-           "each": "each: every worker for itself",
-           "units": "units: pieces of the parameters,\ndealt out to the workers"}
+_TEXTS = {"rows": "rows: each worker runs all of this on its slice of the batch",
+          "penalty": "penalty: panels of the weights,\ndealt out to the workers",
+          "each": "each: every worker for itself",
+          "units": "units: pieces of the parameters,\ndealt out to the workers",
+          "norm": "norm: blocks of the gradient,\ndealt out to the workers",
+          "update": "update: blocks of the parameters,\ndealt out to the workers"}
 _WIDTH, _HEIGHT, _ACROSS, _DOWN = 2.15, 0.85, 2.75, 1.3  # inches: of a box; between the corners of neighbours
 _MARGIN, _HEADING = 0.3, 0.4
 _FORWARD, _BACKWARD, _PLAIN, _INK = "#2b6cb0", "#c05621", "#4a5568", "#1a202c"
-_BANDS = {"rows": "#edf2f7", "each": "#f7fafc", "units": "#fdf3e7"}
+_BANDS = {"rows": "#edf2f7", "each": "#f7fafc", "units": "#fdf3e7"}  # by how a phase is run
 _FINISH = {1: "relu", 2: "where positive"}
 
 
@@ -70,7 +73,7 @@ def _boxes(program):
     """A box an instruction, in order, each knowing the boxes whose buffers it reads."""
     boxes, writer, after_loss = [], {}, False
     for instruction in program.instructions:
-        parts = [instruction, *(part for part in instruction.operands.values() if isinstance(part, Instruction))]
+        parts = [instruction, *instruction.chained()]
         writes, reads = {}, {}  # buffer -> operand
         for part in parts:
             for name, value in part.operands.items():
@@ -80,7 +83,7 @@ def _boxes(program):
         box = _Box(instruction, sources, _lines(parts, writes), after_loss)
         boxes.append(box)
         writer |= {buffer: (box, _BACKWARD if name == "dx" else _FORWARD) for buffer, name in writes.items()}
-        after_loss = after_loss or program.loss in instruction.nodes
+        after_loss = after_loss or "loss" in instruction.writes
     return boxes
 
 
@@ -93,7 +96,7 @@ def _lines(parts, writes):
     block = next((value for value in first.operands.values() if isinstance(value, Block)), None)
     outside = [repr(value) for value in first.operands.values() if isinstance(value, External)]
     lines = title + ([repr(block)] if block else []) + ([" ".join(outside)] if outside else [])
-    if first.phase == "units":
+    if first.units:
         return [*lines, f"{first.units} units"]
     return lines + [f"\N{RIGHTWARDS ARROW} {buffer!r}" for buffer in writes]
 
@@ -130,7 +133,7 @@ def _arrange(boxes):
 def _bands(boxes):
     """(phase, top, height) of each phase, and where the last one ends."""
     bands, top = [], _MARGIN
-    for phase in _PHASES:
+    for phase in PHASES:
         tracks = [box.track for box in boxes if box.instruction.phase == phase]
         if tracks:
             height = _HEADING + max(tracks) * _DOWN + _HEIGHT + 0.25
@@ -143,14 +146,15 @@ def _band(axes, phase, top, height, width):
     from matplotlib.patches import FancyBboxPatch
 
     axes.add_patch(FancyBboxPatch((_MARGIN, top), width - 2 * _MARGIN, height, boxstyle="round,pad=0,rounding_size=0.1",
-                                  facecolor=_BANDS[phase], edgecolor="none", zorder=0))
-    axes.text(2 * _MARGIN, top + 0.12, _PHASES[phase], va="top", fontsize=9, style="italic", color=_PLAIN)
+                                  facecolor=_BANDS[PHASES[phase]], edgecolor="none", zorder=0))
+    axes.text(2 * _MARGIN, top + 0.12, _TEXTS[phase], va="top", fontsize=9, style="italic", color=_PLAIN)
 
 
 def _draw_box(axes, box, x, y):
     from matplotlib.patches import FancyBboxPatch
 
-    color = _PLAIN if box.instruction.op in ("store", "total_loss") else _BACKWARD if box.backward else _FORWARD
+    plain = box.instruction.op in ("store", "total_loss", "penalty", "add_penalty")
+    color = _PLAIN if plain else _BACKWARD if box.backward else _FORWARD
     axes.add_patch(FancyBboxPatch((x, y), _WIDTH, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.07",
                                   facecolor="white", edgecolor=color, linewidth=1.3, zorder=2))
     step = 0.185

@@ -61,13 +61,9 @@ class NumpyBackend:
         return Outcome(losses, done, None)
 
     def _step(self, program, arrays, chosen, start, update, losses, step, strict):
-        values = {}
+        values, wanted = {}, {gradient: parameter.name for parameter, gradient in program.gradients.items()}
         for instruction in program.instructions:
-            if instruction.op == "total_loss":
-                losses[step] = values["loss"]
-                if strict and not np.isfinite(losses[step]):
-                    return "loss"
-            elif instruction.op == "store":
+            if instruction.op == "store":
                 count = len(values["last"])
                 arrays["prediction"][start:start + count] = values["last"]
             for node in instruction.nodes:
@@ -79,10 +75,12 @@ class NumpyBackend:
                 else:
                     operands = [self._operand(values, operand) for operand in node.inputs]
                     values[node] = OPS[node.op].reference(node.attributes, *operands)
-                    if instruction.op.startswith("dense_parameter"):
-                        self.gradients[self._parameter(program, node)] = values[node]
+                if node in wanted:
+                    self.gradients[wanted[node]] = values[node]
                 if node is program.loss:
-                    values["loss"] = values[node]
+                    losses[step] = values[node]
+                    if strict and not np.isfinite(losses[step]):
+                        return "loss"
                 if node is program.prediction:
                     values["last"] = values[node]
         return "update" if values.get("overflow") else None
@@ -91,9 +89,6 @@ class NumpyBackend:
         if node.op == "parameter":
             return self.parameters[node.name]
         return self.dtype.type(1) if node.op == "one" else values[node]
-
-    def _parameter(self, program, gradient):
-        return next(node.name for node, found in program.gradients.items() if found is gradient)
 
     def _update(self, program, node, values, step, update):
         parameter, gradient, *states = node.inputs

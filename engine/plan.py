@@ -1,15 +1,20 @@
 """From a graph to a program: drops what nothing needs, fuses, chooses kernels, places buffers.
 
 Fused are: dense + bias + activation; the same backwards, input gradient + activation gradient; loss + its gradient;
-weight gradient + bias gradient + optimizer update. A value that only its successor reads is overwritten by it.
+weight gradient + bias gradient + slope of the penalty + clipping by value + optimizer update. A value that only its
+successor reads is overwritten by it. Clipping by norm waits for the whole gradient, which then goes to the arena.
 """
 
 from hotloop.kernels import OPS
 from hotloop.kernels import data as data_kernels
 from hotloop.kernels.activations import ACTIVATIONS
+from hotloop.kernels.clipping import norm_blocks
 from hotloop.kernels.losses import LOSSES, total_loss
+from hotloop.kernels.penalties import add_penalty
 
-from .program import Block, Buffer, External, Instruction, Program
+from .program import PHASES, Block, Buffer, External, Instruction, Program, Sums
+
+_CHANGES = ("penalty_gradient", "clip_value", "clip_norm")  # ops on a gradient, before its update
 
 
 def plan(graph, layout, *, loss=None, prediction=None, gradients=None, updates=(), keep_gradient=False, states=(),
@@ -30,8 +35,11 @@ class _Planner:
         self.updates, self.keep_gradient, self.states, self.settings = updates, keep_gradient, states, settings
         self.gradients = gradients
         self.graph = graph
-        self.weights = {gradient: parameter for parameter, gradient in gradients.items()}
-        roots = [node for node in (loss, prediction, *self.weights, *updates) if node is not None]
+        used = gradients | {update.inputs[0]: update.inputs[1] for update in self.updates}
+        self.changes = {parameter: _changes(gradient) for parameter, gradient in used.items()}
+        self.weights = {gradient: parameter for parameter, (gradient, *_) in self.changes.items()}
+        self.norm = next((node for node in graph.nodes if node.op == "gradient_norm"), None)
+        roots = [node for node in (loss, prediction, *used.values(), *updates) if node is not None]
         self.live = _live(graph, roots)
         self.users = {node: [user for user in self.live if node in user.inputs] for node in self.live}
         self.done = set()
@@ -42,7 +50,8 @@ class _Planner:
 
     def program(self):
         make = {"input": self._gather, "target": self._gather, "labels": self._gather, "dense": self._dense,
-                "dense_input_gradient": self._input_gradient, "dense_weight_gradient": self._parameter_gradient}
+                "dense_input_gradient": self._input_gradient, "dense_weight_gradient": self._parameter_gradient,
+                "penalty": self._penalty, "gradient_norm": self._clip_norm}
         for node in self.live:
             if node in self.done or node.op in ("parameter", "one", "dense_bias_gradient"):
                 continue
@@ -52,15 +61,12 @@ class _Planner:
                 make[node.op](node)
             elif node not in self.updates:
                 self._rowwise(node)
-        order = {"rows": 0, "each": 1, "units": 2}
         if self.prediction is not None:
             self._store()
-        self.instructions.sort(key=lambda instruction: order[instruction.phase])
-        block = sum(self.layout.block(block.inputs, block.outputs) for block in self.blocks.values())
-        line = 64 // self.layout.dtype.itemsize
+        self.instructions.sort(key=lambda instruction: list(PHASES).index(instruction.phase))
         return Program(self.layout, self.loss, self.prediction, self.gradients, self.instructions,
-                       list(self.blocks.values()), self.buffers, -(-block // line) * line, len(self.states),
-                       self.keep_gradient, dict(self.settings), self.scratch, self.flops)
+                       list(self.blocks.values()), self.buffers, self._elements(), len(self.states),
+                       self.keep_gradient or self.norm is not None, dict(self.settings), self.scratch, self.flops)
 
     def _blocks(self):
         """Weight node -> its block. All programs of one network place them alike."""
@@ -77,6 +83,12 @@ class _Planner:
             blocks[weight] = Block(weight.name, bias[0].name if bias else None, first, inputs, outputs)
             first += self.layout.block(inputs, outputs)
         return blocks
+
+    def _elements(self):
+        """Numbers that all parameters take, whole cache lines."""
+        block = sum(self.layout.block(block.inputs, block.outputs) for block in self.blocks.values())
+        line = 64 // self.layout.dtype.itemsize
+        return -(-block // line) * line
 
     # instructions
 
@@ -182,25 +194,65 @@ class _Planner:
         self.flops += 2 * block.inputs * block.outputs
         self._emit("dense_input_gradient", OPS[node.op].cpu, "rows", nodes, operands, ("dx",))
 
+    def _penalty(self, node):
+        _, *penalized = node.inputs
+        blocks = [block for weight, block in self.blocks.items() if weight in penalized]
+        sums = self._add(Sums("penalties", sum(self.layout.panels(block.outputs) for block in blocks)))
+        first = 0
+        for weight, block in self.blocks.items():
+            if weight in penalized:
+                rows = block.inputs + (self.biases[weight] in penalized)
+                self._emit("penalty", OPS["penalty"].cpu, "penalty", [],
+                           {"w": block, "rows": block.inputs + 1, "penalized": rows, "sums": sums, "first": first}
+                           | node.attributes, (), self.layout.panels(block.outputs), block.inputs + 1)
+                first += self.layout.panels(block.outputs)
+        self._emit("add_penalty", add_penalty, "each", [node], {"sums": sums, "count": sums.count}, ())
+
     def _parameter_gradient(self, node):
         x, dy = node.inputs
-        block = self.blocks[self.weights[node]]
-        bias = self.gradients.get(self.biases[self.weights[node]])
-        gradients = [node] if bias is None else [node, bias]
-        updates = [update for update in self.updates if update.inputs[1] in gradients]
-        chain = None
-        if updates:
-            op = OPS[updates[0].op]
-            states = {name: f"state {self.states.index(name)}" if name in self.states else None for name in op.states}
-            chain = self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states, ("w",))
+        block, weight = self.blocks[self.weights[node]], self.weights[node]
+        parameters = [parameter for parameter in (weight, self.biases[weight]) if parameter in self.changes]
+        bias = len(parameters) > 1
+        nodes = [change for parameter in parameters for change in self.changes[parameter] if change.op != "clip_norm"]
+        updates = [] if self.norm else [update for update in self.updates if update.inputs[0] in parameters]
+        chain = self._update(updates)
+        for change in reversed(self.changes[weight][1:]):
+            if change.op == "clip_value":
+                chain = self._emit(change.op, OPS[change.op].cpu, "chained", [],
+                                   {"limit": change.attributes["clip_value"], "chain": chain}, ())
+            elif change.op == "penalty_gradient":
+                rows = block.inputs + (bias and any(each.op == change.op for each in self.changes[parameters[1]]))
+                chain = self._emit(change.op, OPS[change.op].cpu, "chained", [],
+                                   {"w": "parameters", "first": block.first, "rows": block.inputs + 1,
+                                    "penalized": rows, "chain": chain} | change.attributes, ())
+        keep = self.keep_gradient or self.norm is not None
         rows = self.layout.panel + 1
         self.scratch = max(self.scratch, rows * self.layout.panel)
         self.flops += 2 * block.inputs * block.outputs
-        self._emit("dense_parameter_gradient", OPS[node.op].cpu, "units", [*gradients, *updates],
+        self._emit("dense_parameter_gradient", OPS[node.op].cpu, "units", [*nodes, *updates],
                    {"x": self.place[x], "dy": self.place[dy], "w": block, "w_first": block.first,
-                    "bias": int(bias is not None), "gradient": "gradient" if self.keep_gradient else None,
-                    "chain": chain}, ("gradient",) if self.keep_gradient else (),
+                    "bias": int(bias), "gradient": "gradient" if keep else None,
+                    "chain": chain}, ("gradient",) if keep else (),
                    self.layout.units(block.inputs, block.outputs), min(block.inputs + 1, rows))
+
+    def _update(self, updates):
+        """The instruction that makes these updates of one optimizer, or None."""
+        if not updates:
+            return None
+        op = OPS[updates[0].op]
+        states = {name: f"state {self.states.index(name)}" if name in self.states else None for name in op.states}
+        return self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states, ("w",))
+
+    def _clip_norm(self, node):
+        """The norm of the whole gradient, which lies in the arena by then, and the updates by the scaled gradient."""
+        size = self._elements()
+        sums = self._add(Sums("squares", norm_blocks(size)))
+        scaled = [changes[-1] for changes in self.changes.values()]
+        whole = {"gradient": "gradient", "size": size, "sums": sums}
+        self._emit(node.op, OPS[node.op].cpu, "norm", [node], whole, (), sums.count)
+        self._emit("clip_norm", OPS["clip_norm"].cpu, "update", [*scaled, *self.updates],
+                   whole | {"blocks": sums.count, "limit": scaled[0].attributes["max_norm"],
+                            "chain": self._update(self.updates)}, (), sums.count)
 
     def _store(self):
         buffer = self.place[self.prediction]
@@ -218,9 +270,19 @@ class _Planner:
         return self.place[node]
 
     def _new(self, name, columns, flat=False, itemsize=0):
-        buffer = Buffer(name, columns, self.layout, flat, itemsize)
+        return self._add(Buffer(name, columns, self.layout, flat, itemsize))
+
+    def _add(self, buffer):
         self.buffers.append(buffer)
         return buffer
+
+
+def _changes(gradient):
+    """A parameter's gradient as the loss gives it, then what becomes of it up to `gradient`."""
+    nodes = [gradient]
+    while nodes[0].op in _CHANGES:
+        nodes.insert(0, nodes[0].inputs[0])
+    return nodes
 
 
 def _live(graph, roots):

@@ -10,6 +10,9 @@ from hotloop.kernels._panels import group_size
 
 from .graph import Node
 
+# In the order of a step, each with how the executor runs it: see `hotloop.kernels.walk`.
+PHASES = {"rows": "rows", "penalty": "units", "each": "each", "units": "units", "norm": "units", "update": "units"}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -77,6 +80,18 @@ class Buffer:
 
 
 @dataclass(eq=False)
+class Sums:
+    """`count` float64 sums that one phase leaves for another."""
+
+    name: str
+    count: int
+
+    def nbytes(self, capacity):
+        """Bytes, for any number of rows."""
+        return 8 * self.count
+
+
+@dataclass(eq=False)
 class Block:
     """Weight and bias of one dense layer among the parameters: `first` counts elements."""
 
@@ -113,25 +128,29 @@ class Instruction:
 
     op: str
     kernel: Callable[..., int]
-    phase: str  # rows, each, units; chained: run by another instruction
+    phase: str  # of PHASES, or chained: run by another instruction
     operands: dict[str, Any]
     writes: tuple[str, ...]
     nodes: tuple[Node, ...]
     units: int = 0
     cost: int = 1
 
+    def chained(self):
+        """The instructions that run on the same rows or units, in order."""
+        chain = self.operands.get("chain")
+        return [] if chain is None else [chain, *chain.chained()]
+
     def __str__(self):
         """One line: results <- op(operands), then what runs on the same rows."""
-        chained = self.operands.get("chain")
-        made = [self.operands[name] for name in self.writes]
-        if chained is not None:
-            made += [value for name, value in chained.operands.items()
-                     if name in chained.writes and isinstance(value, Buffer) and value not in made]
+        chained, made = self.chained(), [self.operands[name] for name in self.writes]
+        for part in chained:
+            made += [value for name, value in part.operands.items()
+                     if name in part.writes and isinstance(value, Buffer) and value not in made]
         read = [repr(value) for name, value in self.operands.items()
                 if name not in self.writes and isinstance(value, Buffer | Block | External)]
         settings = [f"{name}={self.operands[name]:g}" for name in ("p", "share") if self.operands.get(name)]
         finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
-        after = f" | {chained.op}" if chained is not None else ""
+        after = "".join(f" | {part.op}" for part in chained)
         results = f"{', '.join(map(repr, made))} <- " if made else ""
         return f"{results}{self.op}({', '.join([*read, *settings])}){finish}{after}"
 
@@ -153,7 +172,7 @@ class Program:
     gradients: dict[Node, Node]
     instructions: list[Instruction]
     blocks: list[Block]
-    buffers: list[Buffer]
+    buffers: list[Buffer | Sums]
     elements: int
     states: int
     keeps_gradient: bool

@@ -27,9 +27,16 @@ class Trainer:
     """Trains a network.
 
     net: a Sequential, whose parameters this trainer takes over. loss, optimizer: of this package. batch_size: rows
-    of a training step. schedule: of the learning rate, None for a constant one. backend: "cpu" (compiled kernels) or "numpy" (the reference). threads: worker threads of the
+    of a training step. backend: "cpu" (compiled kernels) or "numpy" (the reference). threads: worker threads of the
     cpu backend, None for as many as the work is worth; results do not depend on it. dtype: "float32" or "float64".
     seed: of the shuffling. shuffle: a new order every epoch. check_finite: refuse data with NaN or infinity.
+
+    schedule: of the learning rate, None for a constant one. l1, l2: the loss that is minimised, and that `fit`, `step`
+    and `gradients` report, has l1 sum |w| + l2 / 2 sum w^2 added, over the weights, with penalize_bias over the biases
+    too; `evaluate` leaves it out. So l2 does what a weight_decay that is added to the gradient does, which knows no
+    difference between weights and biases and does not show in the loss; AdamW's, decoupled, does another thing.
+    clip_value: largest size of a gradient's element, clip_norm: of the whole gradient's norm, as torch's
+    clip_grad_value_ and clip_grad_norm_, penalties included; with both, values are clipped first.
 
     Raises TypeError and ValueError for arguments outside these. Attributes to read: `epoch` (completed), `updates`
     (steps made), `lr` (learning rate of the next update), `optimizer` (its settings may be changed between or in
@@ -37,7 +44,8 @@ class Trainer:
     """
 
     def __init__(self, net, loss, optimizer, batch_size=32, backend="cpu", threads=None, dtype="float32", seed=0,
-                 shuffle=True, check_finite=True, schedule=None):
+                 shuffle=True, check_finite=True, schedule=None, l1=0.0, l2=0.0, penalize_bias=False, clip_value=None,
+                 clip_norm=None):
         checks.kind("net", net, {"Sequential": Sequential})
         checks.kind("loss", loss, LOSSES)
         checks.kind("optimizer", optimizer, OPTIMIZERS)
@@ -55,6 +63,10 @@ class Trainer:
         self.seed = checks.integer("seed", seed, 0)
         self.backend, self.dtype = backend, np.dtype(dtype)
         self.shuffle, self.check_finite = checks.switch("shuffle", shuffle), checks.switch("check_finite", check_finite)
+        self.l1, self.l2 = checks.number("l1", l1, 0), checks.number("l2", l2, 0)
+        self.penalize_bias = checks.switch("penalize_bias", penalize_bias)
+        self.clip_value, self.clip_norm = (limit if limit is None else checks.number(name, limit, 0, open_low=True)
+                                           for name, limit in (("clip_value", clip_value), ("clip_norm", clip_norm)))
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
         self._stopped, self._programs, self._step_seconds = False, {}, None
@@ -64,7 +76,7 @@ class Trainer:
     def __repr__(self):
         """The call that makes this trainer, and where training stands."""
         settings = ("loss", "optimizer", "batch_size", "backend", "threads", "seed", "shuffle", "check_finite",
-                    "schedule")
+                    "schedule", "l1", "l2", "penalize_bias", "clip_value", "clip_norm")
         return (f"Trainer({self.net!r}, {', '.join(f'{name}={getattr(self, name)!r}' for name in settings)}, "
                 f"dtype='{self.dtype}')  # epoch {self.epoch}, {self.updates} updates")
 
@@ -376,7 +388,7 @@ class Trainer:
         if self._backend is None:
             self._make_backend()
         if (goal, kind) not in self._programs:
-            self._programs[goal, kind] = self._plan(goal, kind)
+            self._programs[goal, kind] = build(self, goal, kind)
         program = self._programs[goal, kind]
         self._backend.prepare(program, rows)
         if self.net.owner is not self:
@@ -392,17 +404,8 @@ class Trainer:
             from .cpu_backend import CpuBackend
 
             self._backend = CpuBackend(self.dtype, self.threads)
-        program = self._programs["predict", None] = self._plan("predict", None)
+        program = self._programs["predict", None] = build(self, "predict", None)
         self._backend.prepare(program, 1)
-
-    def _plan(self, goal, kind):
-        return build(goal, self.net, self.loss, self.optimizer, kind, _layout(self.dtype))
-
-
-def _layout(dtype):
-    from .cpu_backend import layout
-
-    return layout(dtype)
 
 
 def _last(setting):

@@ -5,7 +5,8 @@ if __name__ == "kernels":
         "import hotloop.kernels, not kernels: after `pip install -e .` that is the name of this folder"
     )
 
-from . import activations, adagrad, adam, arithmetic, dense, losses, optimizers
+from . import activations, adagrad, adam, arithmetic, clipping, dense, losses, optimizers, penalties
 from ._op import OPS
 
-__all__ = ["OPS", "activations", "adagrad", "adam", "arithmetic", "dense", "losses", "optimizers"]
+__all__ = ["OPS", "activations", "adagrad", "adam", "arithmetic", "clipping", "dense", "losses", "optimizers",
+           "penalties"]

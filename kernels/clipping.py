@@ -84,8 +84,11 @@ def _norm_reference(attributes, *gradients):
     return np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in gradients))
 
 
-register(Op("clip_value", one_shape, lambda attributes, g: np.clip(g, -attributes["clip_value"], attributes["clip_value"]),
-            cpu=clip_value, cases=({"clip_value": 0.5},)))
+def _clip_value_reference(attributes, g):
+    return np.clip(g, -attributes["clip_value"], attributes["clip_value"])
+
+
+register(Op("clip_value", one_shape, _clip_value_reference, cpu=clip_value, cases=({"clip_value": 0.5},)))
 register(Op("gradient_norm", lambda attributes, *gradients: (), _norm_reference, cpu=gradient_norm, tolerance="row"))
 register(Op("clip_norm", lambda attributes, g, norm: g, _clip_norm_reference, cpu=clip_norm, tolerance="row",
             cases=({"max_norm": 0.5},)))

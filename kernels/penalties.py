@@ -49,7 +49,7 @@ def add_penalty(sums, count, context, low, high):
 def penalty_gradient(w, first, rows, penalized, l1: float, l2: float, chain, context, low, high):
     """g += l1 sign(w) + l2 w for elements [low, high), then the instruction `chain` on all of them.
 
-    They lie in one panel of `rows` rows, of which the first `penalized` count, of weights that begin at element `first`.
+    They lie in one panel of `rows` rows, the first `penalized` of which count, of weights from element `first` on.
     """
     row = (low - first) // PANEL % rows
     count = max(0, min(high - low, (penalized - row) * PANEL))

@@ -106,8 +106,7 @@ SCHEDULES = {  # name: class, settings and, for a sequence or chain, its parts
     "sequence": ("SequentialLR", {"milestones": [5]}, "linear", "exponential"),
     "chain": ("ChainedScheduler", {}, "linear", "exponential", "step"),
 }
-LOSSES_OF_EPOCHS = (5.0, 4.0, 4.1, 3.9999, 3.99999, 3.0, 3.1, 3.2, 3.1, 3.0, 2.9, 2.9, 2.9, 2.9, 2.9, 2.5, 2.6, 2.7, 2.8,
-                    2.9)
+LOSSES_OF_EPOCHS = (5.0, 4.0, 4.1, 3.9999, 3.99999, 3.0, 3.1, 3.2, 3.1, 3.0, *[2.9] * 5, 2.5, 2.6, 2.7, 2.8, 2.9)
 
 
 def build_schedule(module, name, *optimizer):

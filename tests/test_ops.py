@@ -19,6 +19,7 @@ from hotloop.plan import plan
 from hotloop.program import Buffer
 
 ROWWISE = [f"{name}{end}" for name in (*ACTIVATIONS, "softmax") for end in ("", "_backward")] + ["add"]
+CHANGES = ["penalty", "penalty_gradient", "clip_value", "gradient_norm", "clip_norm"]  # see test_gradients
 DENSE = ["dense", "dense_input_gradient", "dense_weight_gradient", "dense_bias_gradient"]
 STILL = {"lr": 0.1, "weight_decay": 0.0}
 MOMENTS = STILL | {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
@@ -62,7 +63,7 @@ BACKENDS = {"cpu": CpuBackend, "numpy": NumpyBackend}
 
 def test_every_op_is_tested():
     losses = [f"{name}{end}" for name in LOSSES for end in ("", "_backward")]
-    assert sorted([*ROWWISE, *losses, *DENSE, *UPDATES]) == sorted(OPS)
+    assert sorted([*ROWWISE, *losses, *DENSE, *UPDATES, *CHANGES]) == sorted(OPS)
 
 
 def cases(names):

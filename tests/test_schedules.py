@@ -59,8 +59,8 @@ def every_kind():
         "inverse": hl.InverseScalingLR(0.4, by="update"), "cycle": hl.OneCycleLR(0.2, 18),
         "sequence": hl.SequentialLR([hl.LinearLR(by="update"), hl.CosineAnnealingLR(20, by="update")], [5]),
         "plateau": hl.ReduceLROnPlateau(patience=0, threshold=0.5),
-        "chain": hl.ChainedScheduler([hl.LinearLR(total_iters=9, by="update"), hl.ReduceLROnPlateau(patience=0, threshold=0.5),
-                                      hl.StepLR(2)])}
+        "chain": hl.ChainedScheduler([hl.LinearLR(total_iters=9, by="update"), hl.StepLR(2),
+                                      hl.ReduceLROnPlateau(patience=0, threshold=0.5)])}
 
 
 kinds = pytest.mark.parametrize("kind", every_kind())
