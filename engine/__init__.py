@@ -8,6 +8,7 @@ from .checkpoint import load, save
 from .errors import NonFiniteError
 from .history import History
 from .layers import GELU, Activation, Dense, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from .lbfgs import LBFGS
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .network import Sequential
 from .optimizers import (
@@ -42,7 +43,7 @@ from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "ASGD", "GELU", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BCEWithLogitsLoss",
+    "ASGD", "GELU", "LBFGS", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BCEWithLogitsLoss",
     "Callback", "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CrossEntropyLoss", "Dense", "ExponentialLR",
     "History", "Identity", "InverseScalingLR", "L1Loss", "LeakyReLU", "LinearLR", "Lion", "MSELoss", "MultiStepLR",
     "NAdam", "NonFiniteError", "OneCycleLR", "ProgressBar", "RAdam", "RMSprop", "ReLU", "ReduceLROnPlateau", "Rprop",

@@ -16,6 +16,7 @@ import numpy as np
 
 from .checks import given
 from .layers import LAYERS
+from .lbfgs import LBFGS
 from .losses import LOSSES
 from .network import Sequential
 from .optimizers import OPTIMIZERS
@@ -99,7 +100,7 @@ def _plain(value):
 def _restore(file, changed):
     network, loss, optimizer, schedule, settings, progress = _description(file.metadata())
     layers = [_make(LAYERS, entry, f"layer {place}") for place, entry in enumerate(network["layers"])]
-    loss, optimizer = _make(LOSSES, loss, "loss"), _make(OPTIMIZERS, optimizer, "optimizer")
+    loss, optimizer = _make(LOSSES, loss, "loss"), _make(OPTIMIZERS | {"LBFGS": LBFGS}, optimizer, "optimizer")
     schedule = None if schedule is None else _make(SCHEDULES, schedule, "schedule")
     if not isinstance(settings["dtype"], str) or settings["dtype"] not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {settings['dtype']!r}")

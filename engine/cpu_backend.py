@@ -176,17 +176,16 @@ class _Bound:
             for number, cell, name in self.scalars:
                 if name in constant:
                     self.table[number, cell] = _bits(constant[name])
-        changing = [scalar for scalar in self.scalars if scalar[2] not in constant]
-        cells = np.array([self.table[number, cell:].ctypes.data for number, cell, _ in changing], np.int64)
-        changes = np.array([settings[name] for *_, name in changing], np.float64).T.copy()
+        cells, changes = self._changes({name: value for name, value in settings.items() if name not in constant})
         workers = self._workers(threads, min(batch, rows))
         self._make_contexts(workers)
         losses = np.zeros(steps)
         self.shared[:] = 0
         job = np.array([0] * _jit.HEADER + [
             self.phases.ctypes.data, len(self.phases), self.width * 8, steps, start, rows, batch, update, self.block,
-            strict, _address(cells), _address(changes), len(cells), _address(losses) if self.keeps_loss else 0,
-            self.context_address, workers, self.shared_address, _YIELDER], np.int64)
+            strict, _address(cells), _address(changes), 0 if cells is None else len(cells),
+            _address(losses) if self.keeps_loss else 0, self.context_address, workers, self.shared_address,
+            _YIELDER], np.int64)
         call, address = self.walk, _address(job)
         if workers == 1:
             call(address, 0, 0, 0)
@@ -201,6 +200,14 @@ class _Bound:
         if done < steps:
             return Outcome(losses[: done + 1], done, "loss")
         return Outcome(losses, done, None)
+
+    def _changes(self, settings):
+        """Addresses of the cells that hold these settings, and their numbers, a row a step; None if there are none."""
+        if not settings:
+            return None, None
+        changing = [scalar for scalar in self.scalars if scalar[2] in settings]
+        cells = np.array([_address(self.table[number, cell:]) for number, cell, _ in changing], np.int64)
+        return cells, np.array([settings[name] for *_, name in changing], np.float64).T.copy()
 
     def _abort(self):
         self.shared[walk.ABORTED] = 1

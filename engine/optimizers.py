@@ -1,6 +1,6 @@
 """Optimizers: settings, checked. Formulas and kernels stand in `hotloop.kernels.optimizers`, `adagrad` and `adam`."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,9 +8,12 @@ from .settings import Settings, fraction, number, pair, positive, switch
 
 OPTIMIZERS: dict[str, type] = {}  # name -> class: what a trainer takes and a checkpoint can name
 
+_PAIRS = {"betas": ("beta1", "beta2"), "etas": ("etaminus", "etaplus"),  # settings that are two operands
+          "step_sizes": ("step_size_min", "step_size_max")}
+
 
 def _betas(*default):
-    return pair(default, ("beta1", "beta2"), *[{"low": 0, "below": 1}] * 2)
+    return pair(default, *[{"low": 0, "below": 1}] * 2)
 
 
 class _Optimizer(Settings):
@@ -30,11 +33,11 @@ class _Optimizer(Settings):
     def settings(self, updates):
         """The kernel's scalar operands: numbers, or arrays of one number for each of `updates`, counted from 1."""
         operands = {}
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            names = setting.metadata.get("operands")
-            operands |= zip(names, value, strict=True) if names else {
-                setting.name: int(value) if isinstance(value, bool) else value}
+        for name, value in vars(self).items():
+            if name in _PAIRS:
+                operands |= zip(_PAIRS[name], value, strict=True)
+            else:
+                operands[name] = int(value) if isinstance(value, bool) else value
         return operands
 
 
@@ -103,9 +106,9 @@ class Rprop(_Optimizer):
     """
 
     lr: float = positive(1e-2)
-    etas: tuple[float, float] = pair((0.5, 1.2), ("etaminus", "etaplus"), {"low": 0, "below": 1, "open_low": True},
-                                      {"low": 1, "open_low": True})
-    step_sizes: tuple[float, float] = pair((1e-6, 50.0), ("step_size_min", "step_size_max"), {"low": 0}, {"low": 0})
+    etas: tuple[float, float] = pair((0.5, 1.2), {"low": 0, "below": 1, "open_low": True},
+                                     {"low": 1, "open_low": True})
+    step_sizes: tuple[float, float] = pair((1e-6, 50.0), {"low": 0}, {"low": 0})
     op = "rprop"
 
     def states(self):

@@ -28,7 +28,7 @@ def sqrt_scaled(lr, batch_size, new_batch_size):
 class _Schedule(Settings):
     """What the trainer asks of a schedule."""
 
-    by: str
+    by: str | None  # "epoch" or "update"; None for what has no count of its own
     parts: tuple["_Schedule", ...] = ()
 
     def __init_subclass__(cls):

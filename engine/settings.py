@@ -18,9 +18,9 @@ class Settings:
         super().__setattr__(name, settings[name](name, value))
 
 
-def checked(check, *default, **metadata):
+def checked(check, *default):
     """A field whose values are what `check(name, value)` makes of them; required where there is no default."""
-    return field(metadata={"check": check, **metadata}, **({"default": default[0]} if default else {}))
+    return field(metadata={"check": check}, **({"default": default[0]} if default else {}))
 
 
 def number(*default, **limits):
@@ -59,8 +59,8 @@ def choice(*allowed):
     return checked(check, allowed[0])
 
 
-def pair(default, operands, *limits):
-    """Two numbers within `limits`, which a kernel takes as the two `operands`."""
+def pair(default, *limits):
+    """Two numbers within `limits`."""
 
     def check(name, value):
         if not hasattr(value, "__len__") or len(value) != 2:
@@ -68,7 +68,7 @@ def pair(default, operands, *limits):
         parts = zip(value, limits, strict=True)
         return tuple(checks.number(f"{name}[{i}]", part, **limit) for i, (part, limit) in enumerate(parts))
 
-    return checked(check, default, operands=operands)
+    return checked(check, default)
 
 
 def milestones(*default):

@@ -1,8 +1,6 @@
 """The training loop: checks what it is given, then hands whole stretches of steps to a backend."""
 
-import math
 import time
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,10 +10,12 @@ from .callbacks import check, notify
 from .errors import NonFiniteError
 from .history import History
 from .interrupts import deferred_interrupts
+from .lbfgs import LBFGS
 from .losses import LOSSES
 from .network import Sequential
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
+from .state import Holder
 
 BACKENDS = ("numpy", "cpu")
 _CHUNK_SECONDS = 0.05  # how long compiled code keeps the interpreter waiting
@@ -23,7 +23,7 @@ _PREDICT_ROWS = 256
 _EVALUATE_ROWS = 8192
 
 
-class Trainer:
+class Trainer(Holder):
     """Trains a network.
 
     net: a Sequential, whose parameters this trainer takes over. loss, optimizer: of this package. batch_size: rows
@@ -48,7 +48,9 @@ class Trainer:
                  clip_norm=None):
         checks.kind("net", net, {"Sequential": Sequential})
         checks.kind("loss", loss, LOSSES)
-        checks.kind("optimizer", optimizer, OPTIMIZERS)
+        checks.kind("optimizer", optimizer, OPTIMIZERS | {"LBFGS": LBFGS})
+        if isinstance(optimizer, LBFGS) and any(option is not None for option in (schedule, clip_value, clip_norm)):
+            raise ValueError("LBFGS searches for its step: leave out schedule, clip_value and clip_norm")
         if schedule is not None:
             checks.kind("schedule", schedule, SCHEDULES)
             schedule.check(optimizer)
@@ -112,14 +114,18 @@ class Trainer:
             self._check_validation(validation_data)
         self._check_monitored(kind, validation_data is not None)
         callbacks = check(callbacks)
-        program = self._program("train", kind, min(self.batch_size, len(X)))
+        whole = isinstance(self.optimizer, LBFGS)
+        program = None if whole else self._program("train", kind, min(self.batch_size, len(X)))
         if len(X) != self._rows:
             self._position, self._loss_sum = 0, 0.0
         self._rows, self._stopped = len(X), False
         history = History()
         for _ in range(epochs):
             started = time.perf_counter()
-            self._epoch(program, X, y, callbacks)
+            if whole:
+                self._whole_epoch(X, y, kind, callbacks)
+            else:
+                self._epoch(program, X, y, callbacks)
             if self._position:  # stopped on the way
                 break
             logs = {"epoch": self.epoch - 1} | self._finished | {"seconds": time.perf_counter() - started}
@@ -202,6 +208,8 @@ class Trainer:
         yb, kind = self._targets(yb, len(xb))
         if not len(xb):
             raise ValueError("step needs at least one row, got X of shape " + str(xb.shape))
+        if isinstance(self.optimizer, LBFGS):
+            return self._minimize(xb, yb, kind)[0]
         rows = len(xb)
         program = self._program("train", kind, rows)
         self._backend.bind(program)
@@ -214,9 +222,27 @@ class Trainer:
         yb, kind = self._targets(yb, len(xb))
         if not len(xb):
             raise ValueError("gradients needs at least one row, got X of shape " + str(xb.shape))
-        program = self._program("gradient", kind, len(xb))
-        self._backend.run(program, {"x": xb, "y": yb}, steps=1, start=0, rows=len(xb), batch=len(xb), strict=False)
-        return {name: self._backend.read(program, "gradient", name) for name in self.net.shapes}
+        return self._loss_and_gradients(self._program("gradient", kind, len(xb)), xb, yb)[1]
+
+    def _loss_and_gradients(self, program, X, y):
+        outcome = self._backend.run(program, {"x": X, "y": y}, steps=1, start=0, rows=len(X), batch=len(X),
+                                    strict=False)
+        return float(outcome.losses[0]), {name: self._backend.read(program, "gradient", name)
+                                          for name in self.net.shapes}
+
+    def _minimize(self, X, y, kind):
+        """Let L-BFGS run on all rows; return the losses before and after."""
+        program = self._program("gradient", kind, len(X))
+        before, after, iterations = self.optimizer.minimize(
+            self.net, lambda: self._loss_and_gradients(program, X, y))
+        self.updates += iterations
+        return before, after
+
+    def _whole_epoch(self, X, y, kind, callbacks):
+        """An epoch that is one run of L-BFGS."""
+        self._finished = {"loss": self._minimize(X, y, kind)[1], "lr": self.lr}
+        self.epoch += 1
+        notify(callbacks, "on_batch_chunk", self, {"epoch": self.epoch - 1, "batch": 1, "batches": 1} | self._finished)
 
     def stop(self):
         """Ask `fit` to return; for callbacks. An unfinished epoch is finished by the next `fit`."""
@@ -309,69 +335,6 @@ class Trainer:
                 sizes = np.minimum(batch, rows - np.arange(first, rows, batch))
                 loss += float(outcome.losses @ sizes if self.loss.reduction == "mean" else outcome.losses.sum())
         return outputs, loss
-
-    # parameters and states
-
-    def state_dict(self):
-        """Copies of the parameters, named as in the network, and of the optimizer's states.
-
-        A state of parameter "0.weight" is called "optimizer.exp_avg.0.weight", with torch's name for the state.
-        """
-        program = self._program("predict", None, 1)
-        state = {name: self._backend.read(program, "parameters", name) for name in self.net.shapes}
-        for i, kept in enumerate(self._states):
-            state |= {f"optimizer.{kept}.{name}": self._backend.read(program, f"state {i}", name)
-                      for name in self.net.shapes}
-        return state
-
-    def load_state_dict(self, state):
-        """Take over what `state_dict` gave; the errors are those of `Sequential.load_state_dict`."""
-        names = {f"optimizer.{kept}.{name}": (f"state {i}", name)
-                 for i, kept in enumerate(self._states) for name in self.net.shapes}
-        if not isinstance(state, Mapping):
-            raise TypeError(f"a state_dict must map names to arrays, got {state!r}")
-        missing = names.keys() - state.keys()
-        if missing:
-            raise KeyError(f"state_dict misses {sorted(missing)}: for the parameters alone there is "
-                           "trainer.net.load_state_dict")
-        states = {key: np.asarray(state[key]) for key in names}
-        for key, (_, name) in names.items():
-            if states[key].shape != self.net.shapes[name] or states[key].dtype.kind != "f":
-                raise ValueError(f"{key} must hold floats of shape {self.net.shapes[name]}, got {states[key].dtype} "
-                                 f"of shape {states[key].shape}")
-            if not np.isfinite(states[key]).all():
-                raise ValueError(f"{key} holds values that are not finite")
-        program = self._program("predict", None, 1)
-        self.net.load_state_dict({key: value for key, value in state.items() if key not in names})
-        for key, (region, name) in names.items():
-            self._backend.write(program, region, name, states[key])
-
-    def progress(self):
-        """Where training stands, in plain numbers; with `state_dict`, all that `resume` needs to go on bit for bit."""
-        return {"epoch": self.epoch, "updates": self.updates, "position": self._position, "rows": self._rows,
-                "loss_sum": self._loss_sum}
-
-    def resume(self, progress):
-        """Go on from what `progress` gave. Raises TypeError and ValueError for numbers that cannot be a progress."""
-        epoch, updates, position, rows = (checks.integer(name, progress[name], 0)
-                                          for name in ("epoch", "updates", "position", "rows"))
-        if max(epoch, updates, rows) >= 2**53:
-            raise ValueError(f"epoch, updates and rows must be less than 2**53, got {epoch}, {updates}, {rows}")
-        if position and position >= -(-rows // min(self.batch_size, max(rows, 1))):
-            raise ValueError(f"position {position} lies outside an epoch of {rows} rows, {self.batch_size} a batch")
-        loss_sum = progress["loss_sum"]
-        if isinstance(loss_sum, bool) or not isinstance(loss_sum, int | float) or not math.isfinite(loss_sum):
-            raise ValueError(f"loss_sum must be a finite number, got {loss_sum!r}")
-        self.epoch, self.updates, self._position, self._rows = epoch, updates, position, rows
-        self._loss_sum = float(loss_sum)
-
-    def read_parameter(self, name):
-        """A copy of one parameter; for the network."""
-        return self._backend.read(self._programs["predict", None], "parameters", name)
-
-    def write_parameter(self, name, rows, first=0):
-        """Overwrite rows of one parameter, from row `first`; for the network."""
-        self._backend.write(self._programs["predict", None], "parameters", name, rows, first)
 
     # programs
 

@@ -49,7 +49,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (LOSSES, "for i in range(whole, batch)", "for i in range(whole + 1, batch)", LOSS),
     (LOSSES, "total /= np.float64(batch * share)", "total /= np.float64(batch)", LOSS),
     (LOSSES, "np.float64(ints(context, CONTEXT)[BATCH] * share)", "np.float64(ints(context, CONTEXT)[BATCH])", SLOPES),
-    (UPDATES, "slope = fma(decay, weights[i], slopes[i])", "slope = slopes[i]", UPDATE),
+    (UPDATES, "slope = fma(decay, weights[i], slopes[i])\n        before", "slope = slopes[i]\n        before", UPDATE),
     (UPDATES, "speed = fma(kept, before, taken * slope)", "speed = fma(kept, before, slope)", UPDATE),
     (UPDATES, "fma(own, speed, ahead * slope)", "own * speed", UPDATE),
     (UPDATES, "kept, taken = real(0.0), real(1.0)", "kept, taken = real(0.0), taken", UPDATE),

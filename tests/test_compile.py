@@ -15,13 +15,14 @@ from tolerances import close
 import hotloop as hl
 from hotloop.cpu_backend import CpuBackend, layout
 from hotloop.graph import Graph
-from hotloop.kernels import OPS, _compile, _jit, _primitives, data, gemm, losses, walk
+from hotloop.kernels import OPS, _compile, _jit, _primitives, clipping, data, gemm, losses, penalties, walk
 from hotloop.kernels._lowering import Lowering
 from hotloop.kernels._target import host
 from hotloop.plan import plan
 
 KERNELS = list(dict.fromkeys([op.cpu for op in OPS.values()] + [
-    value for module in (data, gemm, losses, walk) for value in vars(module).values() if hasattr(value, "is_kernel")]))
+    value for module in (clipping, data, gemm, losses, penalties, walk) for value in vars(module).values()
+    if hasattr(value, "is_kernel")]))
 kernels = pytest.mark.parametrize("function", KERNELS, ids=lambda function: function.__name__)
 LITERAL, PAIR, TABLE = 0.1, (0.1, 2.0), _primitives.ByPrecision(single=(0.1,), double=(0.1, 0.2))
 CALLBACK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
@@ -140,12 +141,12 @@ OPTIMIZERS = [hl.SGD(lr=0.1, momentum=0.9, nesterov=True),
 NETS = list(zip(itertools.cycle(LAYERS), itertools.cycle(LOSSES), OPTIMIZERS, strict=False))
 
 
-def trained(layer, loss, optimizer, dtype):
+def trained(layer, loss, optimizer, dtype, **options):
     """What training makes of a net where the layer stands first, between and last."""
     generator, (loss, labels) = np.random.default_rng(0), loss
     x, y = generator.standard_normal((3, 2)), generator.dirichlet(np.ones(5), 3)
     net = hl.Sequential(layer, hl.Dense(2, 17), layer, hl.Dense(17, 5), layer)
-    trainer = hl.Trainer(net, loss, optimizer, dtype=dtype, batch_size=2, threads=1)
+    trainer = hl.Trainer(net, loss, optimizer, dtype=dtype, batch_size=2, threads=1, **options)
     y = y.argmax(1) if labels else y
     found = trainer.gradients(x, y) | {"losses": trainer.fit(x, y).loss}
     return found | trainer.state_dict() | {"outputs": trainer.predict(x)}
@@ -165,10 +166,13 @@ def added(dtype):
 
 def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
     runs = [functools.partial(trained, *net, dtype) for net in NETS] + [functools.partial(added, dtype)]
+    runs.append(functools.partial(trained, *NETS[0], dtype, l1=0.1, l2=0.2, clip_value=0.1, clip_norm=0.2,
+                                  schedule=hl.StepLR(1, by="update")))
     compiled = [run() for run in runs]
     called = run_plain()
     for run, expected in zip(runs, compiled, strict=True):
         found = run()
         for name, value in expected.items():
             close(found[name], value, dtype, "training", 3)
-    assert called >= {op.cpu for op in OPS.values()} | {walk.walk, losses.total_loss}
+    assert called >= {op.cpu for op in OPS.values()} | {
+        walk.walk, losses.total_loss, penalties.add_penalty}
