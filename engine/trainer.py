@@ -350,7 +350,8 @@ class Trainer(Holder):
     def program(self, X, y):
         """The training program for data such as X and y: print it to see what runs."""
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        return self._program("train", self._targets(y, len(X))[1], 1)
+        goal = "gradient" if isinstance(self.optimizer, LBFGS) else "train"
+        return self._program(goal, self._targets(y, len(X))[1], 1)
 
     def _targets(self, y, rows, name="y"):
         return data.targets(y, rows, self.loss, self.net.out_features, self.dtype, self.check_finite, name)

@@ -7,6 +7,7 @@ from tolerances import close
 import hotloop as hl
 from hotloop.kernels import OPS, _jit
 from hotloop.kernels.clipping import norm_blocks
+from hotloop.optimizers import OPTIMIZERS
 
 ROWS = 22
 PENALTIES = [{"l1": 0.3}, {"l2": 0.7}, {"l1": 0.3, "l2": 0.7}, {"l1": 0.3, "l2": 0.7, "penalize_bias": True}]
@@ -172,7 +173,7 @@ def test_sums_over_parameters_add_stages():
     assert phases(program)[1:] == [
         (0, "units", {"penalty"}), (1, "each", {"total_loss"}), (1, "units", {"dense_parameter_gradient"}),
         (2, "units", {"gradient_norm"}), (3, "units", {"clip_norm"})]
-    assert " | penalty_gradient | clip_value\n" in str(program) and "penalties[4] <- penalty(0.weight" in str(program)
+    assert " | penalty_gradient | clip_value\n" in str(program) and "penalties[6] <- penalty(0.weight" in str(program)
 
 
 def test_clipping_another_network_compiles_nothing():
@@ -207,3 +208,42 @@ def test_kernels_on_part_of_a_gradient(name, size, dtype, worker):
     exact = [array[low:high].astype(np.float64) for array in (before, w)]
     close(g[low:high], op.reference(case, *exact[: 1 + (name == "penalty_gradient")]), dtype, op.tolerance)
     assert np.delete(g, np.s_[low:high]).tobytes() == np.delete(before, np.s_[low:high]).tobytes()
+
+
+def mixed(backend="cpu", optimizer=None, **options):
+    """Matrices, vectors, one number, running statistics, random numbers and pooling."""
+    net = hl.Sequential(
+        hl.BatchNorm1d(6), hl.Dense(6, 34), hl.PReLU(34), hl.GLU(), hl.Dense(17, 20, bias=False), hl.BatchNorm1d(20),
+        hl.PReLU(), hl.Dropout(0.2), hl.LayerNorm(20), hl.Dense(20, 12), hl.Maxout(4), seed=1)
+    return hl.Trainer(net, hl.MSELoss(), optimizer, **{"backend": backend, "batch_size": 8, "dtype": "float64"}
+                      | options)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("options", [PENALTIES[3] | CLIPS[2], PENALTIES[2] | CLIPS[0], CLIPS[1], {}], ids=repr)
+def test_all_kinds_of_parameters(kind, options):
+    """Backends agree, threads change nothing, and no update touches a statistic."""
+    decay = {"weight_decay": 0.1} if "weight_decay" in kind.__dataclass_fields__ else {}
+    trainers = [mixed(backend, kind(**decay), threads=threads, schedule=hl.StepLR(2, by="update"), **options)
+                for backend, threads in (("cpu", 1), ("cpu", 3), ("numpy", None))]
+    losses = [trainer.fit(*data(), epochs=3).loss for trainer in trainers]
+    one, other, expected = [trainer.state_dict() for trainer in trainers]
+    assert losses[0] == losses[1] and all(value.tobytes() == other[name].tobytes() for name, value in one.items())
+    close(losses[0], losses[2], "float64", "training", 3 * ROWS)
+    for name, value in expected.items():
+        close(one[name], value, "float64", "training", 30 * ROWS, max(abs(value).max(), 1e-3))
+
+
+def test_clipping_the_norm_of_vectors(backend):
+    """The norm is that of matrices and vectors together; running statistics follow as without clipping."""
+    x, y = data()
+    plain, clipped = (mixed(backend, hl.SGD(lr=1.0, weight_decay=0.5 * (limit > 1)), clip_norm=limit)
+                      for limit in (0.01, 1e9))
+    gradients, before = plain.gradients(x, y), plain.net.state_dict()
+    plain.step(x, y), clipped.step(x, y)
+    norm = np.sqrt(sum((value**2).sum() for value in gradients.values()))
+    for name, value in gradients.items():
+        expected = before[name] - value * 0.01 / (norm + 1e-6)
+        close(plain.net.state_dict()[name], expected, "float64", "training", ROWS, 1)
+    for name in plain.net.statistics:
+        assert plain.net.state_dict()[name].tobytes() == clipped.net.state_dict()[name].tobytes()

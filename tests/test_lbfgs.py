@@ -103,3 +103,17 @@ def test_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(ImportError, match="pip install scipy"):
         hl.LBFGS()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+def test_statistics_follow_once_a_run(backend, tmp_path):
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((30, 4)) + 2, generator.standard_normal((30, 1))
+    net = hl.Sequential(hl.BatchNorm1d(4), hl.Dense(4, 9), hl.PReLU(), hl.Dropout(0.1), hl.Dense(9, 1))
+    trainer = hl.Trainer(net, hl.MSELoss(), hl.LBFGS(max_iter=20), backend=backend, dtype="float64", l2=1e-3)
+    losses = trainer.fit(x, y, epochs=2).loss
+    assert losses[1] < losses[0] and net.state_dict()["0.num_batches_tracked"] == 2
+    np.testing.assert_allclose(net.state_dict()["0.running_mean"], (1 - 0.9**2) * x.mean(0))
+    assert "gradient" in str(trainer.program(x, y))
+    hl.save(trainer, tmp_path / "saved")
+    assert hl.load(tmp_path / "saved").evaluate(x, y) == trainer.evaluate(x, y)
