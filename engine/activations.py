@@ -203,9 +203,9 @@ class Softmin(Activation):
 
     op = "softmax"
 
-    def apply(self, graph, x, prefix):
+    def apply(self, graph, x, prefix, training=False):
         """Append -x and its softmax to `graph`."""
-        return super().apply(graph, graph.apply("neg", x, name=f"neg_{prefix}"), prefix)
+        return super().apply(graph, graph.apply("negative", x, name=f"negative_{prefix}"), prefix, training)
 
 
 class LogSoftmax(Activation):

@@ -15,11 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
-LAYERS, UPDATES, LOWERING = "kernels/activations.py", "kernels/optimizers.py", "kernels/_lowering.py"
+SMOOTH, PIECES, ROWWISE = "kernels/activations.py", "kernels/piecewise.py", "kernels/softmax.py"
+UPDATES, LOWERING = "kernels/optimizers.py", "kernels/_lowering.py"
 ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
 ROWS, LOSS, PRODUCT, UPDATE, SLOPES, CASES = (
     ("tests/test_ops.py", "-k", words) for words in (
         "rowwise", "losses", "test_dense", "updates or not_finite", "differences", "held or zero or second"))
+KINKS = ("tests/test_activations.py", "-k", "kink or far")
 PANELS, EXECUTOR = ("tests/test_gemm.py",), ("tests/test_walk.py", "-k", "each_unit or batches")
 ELEMENTARY = ("tests/test_elementary.py", "-k", "precision")
 
@@ -34,13 +36,20 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (GEMM, "(c, PANEL) if k > 0 else", "(c, PANEL) if k > _BLOCK else", PANELS),
     (GEMM, "last = finish if k + block == depth else PLAIN", "last = finish", PANELS),
     (LOWERING, 'fcmp_ordered(">", gate, zero)', 'fcmp_ordered(">=", gate, zero)', SLOPES),
-    (LAYERS, "return 1.0 - y * y", "return 1.0 + y * y", ROWS),
-    (LAYERS, "return y * (1.0 - y)", "return -y * (1.0 - y)", ROWS),
-    (LAYERS, "return normal_cdf(x) + x * normal_pdf(x)", "return normal_cdf(x)", ROWS),
-    (LAYERS, "1.0 + 3.0 * _GELU_CUBE", "1.0 + _GELU_CUBE", SLOPES),
-    (LAYERS, "ys[i] * (ups[i] - totals[i])", "ys[i] * ups[i]", ROWS),
-    (LAYERS, "select(x > 0.0, 1.0, p)", "select(x >= 0.0, 1.0, p)", CASES),
-    (LAYERS, "select(y > 0.0, 1.0, 0.0)", "select(y >= 0.0, 1.0, 0.0)", CASES),
+    (SMOOTH, "return 1.0 - y * y", "return 1.0 + y * y", ROWS),
+    (SMOOTH, "return y * (1.0 - y)", "return -y * (1.0 - y)", ROWS),
+    (SMOOTH, "return normal_cdf(x) + x * normal_pdf(x)", "return normal_cdf(x)", ROWS),
+    (SMOOTH, "1.0 + 3.0 * _GELU_CUBE", "1.0 + _GELU_CUBE", SLOPES),
+    (ROWWISE, "return y * (dy - total)", "return y * dy", ROWS),
+    (ROWWISE, "return dy - exp(y) * total", "return dy - y * total", ROWS),
+    (PIECES, "select(x > 0.0, 1.0, negative_slope)", "select(x >= 0.0, 1.0, negative_slope)", KINKS),
+    (PIECES, "select(y > 0.0, 1.0, 0.0)", "select(y >= 0.0, 1.0, 0.0)", KINKS),
+    (PIECES, "select((y > min_val) & (y < max_val)", "select((y > min_val) & (y <= max_val)", KINKS),
+    (PIECES, "select(x <= threshold, 0.0, 1.0)", "select(x < threshold, 0.0, 1.0)", KINKS),
+    (PIECES, "select(y == 0.0, 0.0, 1.0)", "1.0", KINKS),
+    (SMOOTH, "select(u > threshold, 1.0, sigmoid(u))", "sigmoid(u)", KINKS),
+    (SMOOTH, "    x = clamp(x, -40.0, 40.0)", "    x = clamp(x, -1e30, 1e30)", KINKS),
+    (SMOOTH, "select(x < 0.0, x * h * h, x)", "x * h * h", ROWS),
     (LOSSES, "    return 2.0 * (x - y)", "    return x - y", LOSS),
     (LOSSES, "select(x < y, -1.0, x - y)", "select(x < y, 1.0, x - y)", SLOPES),
     (LOSSES, "return sigmoid(x) - y", "return sigmoid(x) + y", LOSS),

@@ -13,6 +13,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from freeze_torch import activation_layers
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -165,8 +166,7 @@ def test_settings_survive(path):
 
 @pytest.mark.parametrize("loss", [hl.MSELoss(), hl.L1Loss("sum"), hl.BCEWithLogitsLoss(), hl.CrossEntropyLoss()])
 def test_every_kind_of_layer_and_loss(path, loss):
-    layers = [hl.Dense(2, 2, init="he_normal"), hl.Identity(), hl.ReLU(), hl.LeakyReLU(), hl.Sigmoid(), hl.Tanh(),
-              hl.GELU("tanh"), hl.Softmax()]
+    layers = hl.Dense(2, 2, init="he_normal"), *activation_layers(hl)
     trainer = hl.Trainer(hl.Sequential(*layers), loss, hl.AdamW())
     hl.save(trainer, path)
     assert repr(hl.load(path).net) == repr(trainer.net) and hl.load(path).loss == loss

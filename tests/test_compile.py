@@ -10,10 +10,11 @@ import types
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from freeze_torch import activation_layers
 from tolerances import close
 
 import hotloop as hl
-from hotloop.kernels import OPS, _compile, _jit, _primitives, losses, walk
+from hotloop.kernels import OPS, _compile, _jit, _primitives, dropout, losses, walk
 from hotloop.kernels._lowering import Lowering
 from hotloop.kernels._target import host
 
@@ -45,7 +46,7 @@ def test_literals_get_the_type_of_the_kernel(dtype):
 
 
 FORMULAS = [name for name, op in OPS.items()
-            if (op.cpu and op.tolerance in ("elementwise", "update"))
+            if (op.cpu and op.tolerance in ("elementwise", "update") and name not in ("sin", "cos"))  # angles: float64
             or name in ("bce_with_logits_loss", "cross_entropy")]
 
 
@@ -55,7 +56,7 @@ def test_single_precision_stays_single(name):
     function = OPS[name].cpu
     code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested"))
     assert "fpext" not in code
-    if function.__module__ != losses.__name__ and not OPS[name].states:
+    if function.__module__ not in (losses.__name__, dropout.__name__) and not OPS[name].states:
         assert re.findall(r"= (?:fadd|fsub|fmul|fdiv|fneg|(?:tail )?call) [^(@]*double.*", code) == []
 
 
@@ -109,7 +110,8 @@ def run_plain(monkeypatch):
         return ctypes.cast(callbacks[function, dtype], ctypes.c_void_p).value
 
     def python(function, dtype):
-        run, names = Plain(host().bindings(dtype), None, dtype).bind(function), _jit.operands(function)
+        bindings = host().bindings(dtype) | {"FUSED": False}  # plain Python rounds twice
+        run, names = Plain(bindings, None, dtype).bind(function), _jit.operands(function)
 
         def call(row, *common):
             called.add(function)
@@ -128,13 +130,12 @@ def run_plain(monkeypatch):
     return start
 
 
-LAYERS = [hl.Identity(), hl.ReLU(), hl.LeakyReLU(0.2), hl.Sigmoid(), hl.Tanh(), hl.GELU(), hl.GELU("tanh"),
-          hl.Softmax()]
 LOSSES = [(hl.MSELoss(), False), (hl.L1Loss("sum"), False), (hl.BCEWithLogitsLoss(), False),
           (hl.CrossEntropyLoss(), False), (hl.CrossEntropyLoss("sum"), True)]  # and whether targets are labels
 OPTIMIZERS = [hl.SGD(lr=0.1, momentum=0.9, nesterov=True),
-              *[kind(lr=0.1) for kind in hl.optimizers.OPTIMIZERS.values()]]
-NETS = list(zip(itertools.cycle(LAYERS), itertools.cycle(LOSSES), OPTIMIZERS, strict=False))
+              *[kind(lr=0.1, **{"eps": 1e-3} if "eps" in kind.__dataclass_fields__ else {})
+                for kind in hl.optimizers.OPTIMIZERS.values()]]
+NETS = list(zip(activation_layers(hl), itertools.cycle(LOSSES), itertools.cycle(OPTIMIZERS), strict=False))
 
 
 def trained(layer, loss, optimizer, dtype, **options):
@@ -146,6 +147,15 @@ def trained(layer, loss, optimizer, dtype, **options):
     y = y.argmax(1) if labels else y
     found = trainer.gradients(x, y) | {"losses": trainer.fit(x, y).loss}
     return found | trainer.state_dict() | {"outputs": trainer.predict(x)}
+
+
+def normalised(dtype):
+    """What training makes of the layers that have vectors, statistics and random numbers."""
+    net = hl.Sequential(hl.Dense(2, 8), hl.LayerNorm(8), hl.PReLU(), hl.Dense(8, 8), hl.BatchNorm1d(8), hl.Dropout(0.3),
+                        hl.GLU(), hl.PReLU(4), hl.Dense(4, 6), hl.RMSNorm(6), hl.Maxout(2))
+    trainer = hl.Trainer(net, hl.MSELoss(), hl.SGD(lr=0.1), dtype=dtype, batch_size=3, threads=1)
+    x, y = np.random.default_rng(0).standard_normal((6, 2)), np.random.default_rng(1).standard_normal((6, 3))
+    return {"losses": trainer.fit(x, y).loss} | trainer.gradients(x, y) | {"outputs": trainer.predict(x)}
 
 
 def expressions(dtype):
@@ -164,13 +174,15 @@ def expressions(dtype):
 
 
 def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
-    runs = [functools.partial(trained, *net, dtype) for net in NETS] + [functools.partial(expressions, dtype)]
+    runs = [functools.partial(trained, *net, dtype) for net in NETS] + [functools.partial(expressions, dtype),
+                                                                            functools.partial(normalised, dtype)]
     runs.append(functools.partial(trained, *NETS[0], dtype, l1=0.1, l2=0.2, clip_value=0.1, clip_norm=0.2,
                                   schedule=hl.StepLR(1, by="update")))
     compiled = [run() for run in runs]
     called = run_plain()
     for run, expected in zip(runs, compiled, strict=True):
         found = run()
+        scale = max(np.abs(value).max() for value in expected.values())
         for name, value in expected.items():
-            close(found[name], value, dtype, "training", 3)
+            close(found[name], value, dtype, "training", 17, scale)  # the longest sum
     assert called >= {op.cpu for op in OPS.values() if op.cpu} | {walk.walk, losses.total_loss}

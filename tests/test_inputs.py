@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from freeze_torch import activation_layers
 
 import hotloop as hl
 from hotloop.cpu_backend import CpuBackend
@@ -307,6 +308,15 @@ CONSTRUCTIONS = [
     (lambda: hl.LeakyReLU("0.1"), TypeError, "negative_slope", "number", "'0.1'"),
     (lambda: hl.LeakyReLU(True), TypeError, "negative_slope", "number", "True"),
     (lambda: hl.LeakyReLU(np.nan), ValueError, "negative_slope", "finite", "nan"),
+    *[(lambda kind=kind, name=name: kind(**{name: "1"}), TypeError, name, "number", "'1'") for kind, name in
+      ((hl.Threshold, "threshold"), (hl.Threshold, "value"), (hl.Hardtanh, "min_val"), (hl.Hardshrink, "lambd"),
+       (hl.Softplus, "threshold"), (hl.ELU, "alpha"))],
+    (lambda: hl.Hardtanh(1, 1), ValueError, "min_val", "less than max_val", "1.0"),
+    *[(lambda kind=kind: kind(-0.5), ValueError, "lambd", "at least 0", "-0.5")
+      for kind in (hl.Hardshrink, hl.Softshrink)],
+    (lambda: hl.Softplus(beta=0), ValueError, "beta", "more than 0", "0.0"),
+    (lambda: hl.CELU(0), ValueError, "alpha", "more than 0", "0.0"),
+    (lambda: hl.ELU(np.inf), ValueError, "alpha", "finite", "inf"),
     (lambda: hl.GELU("erf"), ValueError, "approximate", "none", "tanh", "'erf'"),
     (lambda: hl.GELU(None), ValueError, "approximate", "none", "tanh", "None"),
     *[(lambda kind=kind: kind("none"), ValueError, "reduction", "mean", "sum", "'none'")
@@ -395,8 +405,7 @@ def test_numbers_of_numpy_are_numbers():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("layer", [hl.Identity(), hl.ReLU(), hl.LeakyReLU(), hl.Sigmoid(), hl.Tanh(), hl.GELU(),
-                                   hl.GELU("tanh"), hl.Softmax()], ids=repr)
+@pytest.mark.parametrize("layer", activation_layers(hl), ids=repr)
 def test_unchecked_numbers_stay_in_their_row(backend, layer, value):
     net = hl.Sequential(hl.Dense(INPUTS, 9), layer, hl.Dense(9, CLASSES), layer)
     trainer = hl.Trainer(net, hl.MSELoss(), hl.SGD(), backend=backend, check_finite=False)
