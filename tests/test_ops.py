@@ -390,7 +390,8 @@ def test_gradients_are_central_differences(ops, loss):
 
 
 def test_every_gradient_rule_is_tested():
-    assert {name for ops, _ in CHAINS for name in ops} | {loss for _, (loss, _) in CHAINS} == set(WITH_GRADIENT)
+    assert {name for ops, _ in CHAINS for name in ops} | {loss for _, (loss, _) in CHAINS} == {
+        *WITH_GRADIENT, *LAYERS}
 
 
 # Whole programs
