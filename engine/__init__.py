@@ -71,21 +71,52 @@ from .graph import Graph
 from .graph_program import Descent, GraphProgram
 from .history import History
 from .layers import GLU, Activation, Dense, Dropout, Layer, Maxout, PReLU
+from .lbfgs import LBFGS
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .network import Sequential
 from .normalization import BatchNorm1d, LayerNorm, RMSNorm
-from .optimizers import SGD, Adam, AdamW
+from .optimizers import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
+from .schedules import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    InverseScalingLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+    sqrt_scaled,
+)
 from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "CELU", "ELU", "GELU", "GLU", "SELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d",
-    "Callback", "CrossEntropyLoss", "Dense", "Descent", "Dropout", "GradientError", "Graph", "GraphProgram",
-    "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "History", "Identity", "L1Loss", "Layer", "LayerNorm",
-    "LeakyReLU", "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish", "NonFiniteError", "PReLU", "ProgressBar",
-    "RMSNorm", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink",
-    "Softsign", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute", "concatenate", "cos", "detach", "equal",
-    "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum",
-    "mean", "minimum", "numerical_gradient", "operation", "relu", "reshape", "save", "sigmoid", "sign", "sin",
-    "softmax", "sqrt", "square", "stack", "sum", "tanh", "transpose", "where",
+    "ASGD", "CELU", "ELU", "GELU", "GLU", "LBFGS", "SELU", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW",
+    "Adamax", "BCEWithLogitsLoss", "BatchNorm1d", "Callback", "ChainedScheduler", "ConstantLR", "CosineAnnealingLR",
+    "CrossEntropyLoss", "Dense", "Descent", "Dropout", "ExponentialLR", "GradientError", "Graph", "GraphProgram",
+    "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "History", "Identity", "InverseScalingLR", "L1Loss", "Layer",
+    "LayerNorm", "LeakyReLU", "LinearLR", "Lion", "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish",
+    "MultiStepLR", "NAdam", "NonFiniteError", "OneCycleLR", "PReLU", "ProgressBar", "RAdam", "RMSNorm", "RMSprop",
+    "ReLU", "ReLU6", "ReduceLROnPlateau", "Rprop", "Sequential", "SequentialLR", "SiLU", "Sigmoid", "Softmax",
+    "Softmin", "Softplus", "Softshrink", "Softsign", "StepLR", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute",
+    "concatenate", "cos", "detach", "equal", "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax",
+    "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "numerical_gradient", "operation", "relu", "reshape",
+    "save", "sigmoid", "sign", "sin", "softmax", "sqrt", "sqrt_scaled", "square", "stack", "sum", "tanh", "transpose",
+    "where",
 ]

@@ -11,9 +11,9 @@ class Callback(Protocol):
     """Any object with some of these methods.
 
     `on_batch_chunk(trainer, logs)` comes after every 50 ms or so of training: logs has epoch (from 0), batch
-    (completed in this epoch), batches (in an epoch) and loss (mean so far). `on_epoch_end(trainer, logs)` has epoch,
-    loss, seconds and, with validation data, val_loss and val_accuracy. Both may save, predict, change
-    `trainer.optimizer.lr`, or call `trainer.stop()`.
+    (completed in this epoch), batches (in an epoch), loss (mean so far) and lr (of the last update).
+    `on_epoch_end(trainer, logs)` has epoch, loss, lr, seconds and, with validation data, val_loss and val_accuracy.
+    Both may save, predict, change `trainer.optimizer.lr`, or call `trainer.stop()`.
     """
 
     def on_batch_chunk(self, trainer: Any, logs: dict[str, Any]) -> None:

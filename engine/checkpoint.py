@@ -16,14 +16,17 @@ import numpy as np
 
 from .checks import given
 from .layers import LAYERS
+from .lbfgs import LBFGS
 from .losses import LOSSES
 from .network import Sequential, shapes_of
 from .optimizers import OPTIMIZERS
+from .schedules import SCHEDULES
 from .trainer import Trainer
 
 FORMAT = 1  # of the description; to be raised when an older reader would misread it
 _KEY = "hotloop"
-_SETTINGS = ("batch_size", "backend", "threads", "dtype", "seed", "shuffle", "check_finite")
+_SETTINGS = ("batch_size", "backend", "threads", "dtype", "seed", "shuffle", "check_finite", "l1", "l2",
+             "penalize_bias", "clip_value", "clip_norm")
 _DTYPES = {"float32": "F32", "float64": "F64"}  # safetensors' names
 
 
@@ -32,8 +35,8 @@ def save(trainer, path):
 
     Tensors: parameters ("0.weight", (out, in)), statistics ("1.running_mean") and the optimizer's states
     ("optimizer.exp_avg.0.weight"), in the trainer's dtype; counts in int64. Metadata: architecture, loss, optimizer,
-    settings and progress. May be called between steps and from callbacks, in the middle of an epoch too. At every
-    moment `path` holds the old file or the new one, whole; a process that is killed may leave a temporary file,
+    schedule, settings and progress. May be called between steps and from callbacks, in the middle of an epoch too. At
+    every moment `path` holds the old file or the new one, whole; a process that is killed may leave a temporary file,
     .hotloop-*, beside it. Raises OSError where the file cannot be written and ValueError where a value is not finite or
     `path` is a folder or device; then nothing has changed.
     """
@@ -75,26 +78,35 @@ def _describe(trainer):
     return {"format": FORMAT,
             "network": {"layers": [_entry(layer) for layer in trainer.net.layers], "seed": trainer.net.seed},
             "loss": _entry(trainer.loss), "optimizer": _entry(trainer.optimizer),
-            "trainer": settings, "progress": trainer.progress()}
+            "schedule": trainer.schedule and _entry(trainer.schedule), "trainer": settings,
+            "progress": trainer.progress()}
 
 
 def _entry(thing):
-    """A layer, loss or optimizer as its kind and its constructor's arguments, which are its attributes."""
-    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(thing).items()}
-    return {"kind": type(thing).__name__} | arguments
+    """A layer, loss, optimizer or schedule as its kind and its constructor's arguments, which are its attributes."""
+    return {"kind": type(thing).__name__} | {name: _plain(value) for name, value in vars(thing).items()}
+
+
+def _plain(value):
+    """An argument as JSON has it."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return _entry(value) if type(value) in SCHEDULES.values() else value
 
 
 # loading
 
 
 def _restore(file, changed):
-    network, loss, optimizer, settings, progress = _description(file.metadata())
+    network, loss, optimizer, schedule, settings, progress = _description(file.metadata())
     layers = [_make(LAYERS, entry, f"layer {place}") for place, entry in enumerate(network["layers"])]
-    loss, optimizer = _make(LOSSES, loss, "loss"), _make(OPTIMIZERS, optimizer, "optimizer")
+    loss, optimizer = _make(LOSSES, loss, "loss"), _make(OPTIMIZERS | {"LBFGS": LBFGS}, optimizer, "optimizer")
+    schedule = None if schedule is None else _make(SCHEDULES, schedule, "schedule")
     if not isinstance(settings["dtype"], str) or settings["dtype"] not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {settings['dtype']!r}")
     state = _tensors(file, _shapes(layers, optimizer), _DTYPES[settings["dtype"]])
-    trainer = Trainer(Sequential(*layers, seed=network["seed"]), loss, optimizer, **settings | changed)
+    trainer = Trainer(Sequential(*layers, seed=network["seed"]), loss, optimizer, schedule=schedule,
+                      **settings | changed)
     trainer.resume(progress)
     trainer.load_state_dict(state)
     return trainer
@@ -108,16 +120,17 @@ def _description(metadata):
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else description
         raise ValueError(f"its format is {found!r}, but this version of hotloop reads format {FORMAT}")
-    _expect(description, ("format", "network", "loss", "optimizer", "trainer", "progress"), "the description")
+    parts = "network", "loss", "optimizer", "schedule", "trainer", "progress"
+    _expect(description, ("format", *parts), "the description")
     _expect(description["network"], ("layers", "seed"), "network")
     _expect(description["trainer"], _SETTINGS, "trainer")
     _expect(description["progress"], ("epoch", "updates", "position", "rows", "loss_sum"), "progress")
     if not isinstance(description["network"]["layers"], list):
         raise ValueError(f"layers must be a list, got {description['network']['layers']!r}")
-    for name in ("shuffle", "check_finite"):
+    for name in ("shuffle", "check_finite", "penalize_bias"):
         if not isinstance(description["trainer"][name], bool):
             raise ValueError(f"{name} must be true or false, got {description['trainer'][name]!r}")
-    return (description[part] for part in ("network", "loss", "optimizer", "trainer", "progress"))
+    return (description[part] for part in parts)
 
 
 def _no_number(text):
@@ -130,17 +143,25 @@ def _expect(value, names, what):
 
 
 def _make(kinds, entry, what):
-    """The layer, loss or optimizer that `entry` describes; arguments left out take their defaults."""
+    """The layer, loss, optimizer or schedule that `entry` describes; arguments left out take their defaults."""
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{what} is no known kind but {entry!r}: choose one of {', '.join(kinds)}")
     try:
-        made = kinds[kind](**{name: value for name, value in entry.items() if name != "kind"})
+        made = kinds[kind](**{name: _argument(value, f"{what}, {name}") for name, value in entry.items()
+                              if name != "kind"})
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{what}: {error}") from None
     if _entry(made) | entry != _entry(made):  # a constructor that converts would accept what `save` never writes
         raise ValueError(f"{what} must be as {_entry(made)}, got {entry}")
     return made
+
+
+def _argument(value, what):
+    """What `_plain` made of an argument, or what constructors check anyway."""
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        return [_make(SCHEDULES, part, what) for part in value]
+    return value
 
 
 def _shapes(layers, optimizer):

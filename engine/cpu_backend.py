@@ -8,7 +8,7 @@ from hotloop.kernels import _ahead, _context, _jit, walk
 from hotloop.kernels._target import cores, host
 
 from . import team
-from .program import Block, Buffer, External, Instruction, Layout
+from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
 
 _SECOND_LEVEL = 256 * 1024  # bytes of activations that a block of rows may take, to stay in the core's own cache
@@ -109,8 +109,7 @@ class _Bound:
         self.program, self.lasting, self.working, self.capacity = program, lasting, working, capacity
         self.dtype = program.layout.dtype
         self.places, _ = program.place(capacity)
-        chained = [value for instruction in program.instructions for value in instruction.operands.values()
-                   if isinstance(value, Instruction)]
+        chained = [part for instruction in program.instructions for part in instruction.chained()]
         self.rows = program.instructions + chained
         _ahead.compile_ahead([(instruction.kernel, self.dtype) for instruction in self.rows]
                              + [(walk.walk, np.dtype(np.float32))])
@@ -152,7 +151,7 @@ class _Bound:
             self.scalars.append((number, cell, name))
             return 0
         value = operands[name]
-        if isinstance(value, Buffer):
+        if isinstance(value, Buffer | Sums):
             return self.working.ctypes.data + self.places[value]
         if isinstance(value, Block):
             return self.lasting.ctypes.data + value.first * self.dtype.itemsize
@@ -175,26 +174,30 @@ class _Bound:
 
     def run(self, arrays, steps, start, rows, batch, update, strict, threads):
         for number, cell, name in self.externals:
-            self.table[number, cell] = _address(arrays.get(name))
-        if self.settings != self.program.settings:
-            self.settings = dict(self.program.settings)
+            self.table[number, cell] = address(arrays.get(name))
+        settings = self.program.settings
+        constant = {name: value for name, value in settings.items() if not isinstance(value, np.ndarray)}
+        if self.settings != constant:
+            self.settings = constant
             for number, cell, name in self.scalars:
-                self.table[number, cell] = _bits(self.settings[name])
+                if name in constant:
+                    self.table[number, cell] = _bits(constant[name])
+        cells, changes = changing(self.table, self.scalars, settings)
         workers = self._workers(threads, min(batch, rows))
         self._make_contexts(workers)
         losses = np.zeros(steps)
         self.shared[:] = 0
         job = np.array([0] * _jit.HEADER + [
             self.phases.ctypes.data, len(self.phases), self.width * 8, steps, start, rows, batch, update, self.block,
-            strict, _NO_GOAL,
-            _address(losses) if self.keeps_loss else 0, self.context_address, workers, self.shared_address,
+            strict, _NO_GOAL, address(cells), address(changes), 0 if cells is None else len(cells),
+            address(losses) if self.keeps_loss else 0, self.context_address, workers, self.shared_address,
             _YIELDER], np.int64)
-        call, address = self.walk, _address(job)
+        call, place = self.walk, address(job)
         if workers == 1:
-            call(address, 0, 0, 0)
+            call(place, 0, 0, 0)
         else:
-            keep = (self, job, arrays, losses)
-            team.run(lambda worker: (call(address, 0, worker, 0), keep)[0], workers, self._abort)
+            keep = (self, job, arrays, losses, cells, changes)
+            team.run(lambda worker: (call(place, 0, worker, 0), keep)[0], workers, self._abort)
         failed, overflowed, done = self.shared[_VERDICT].tolist()
         if failed:
             raise RuntimeError(f"a kernel failed in step {update + done}: a defect of hotloop, please report it")
@@ -236,7 +239,20 @@ _NO_GOAL = struct.unpack("q", struct.pack("d", float("-inf")))[0]
 _VERDICT = [walk.FAILED, walk.OVERFLOWED, walk.DONE]
 
 
-def _address(array):
+def changing(table, scalars, settings):
+    """What `walk` needs to change numbers step by step: addresses of cells, numbers, a row a step; or None and None.
+
+    `scalars` are the (row, cell, name) of settings in `table`; those change whose settings are arrays.
+    """
+    arrays = {name: value for name, value in settings.items() if isinstance(value, np.ndarray)}
+    if not arrays:
+        return None, None
+    found = [(address(table[row, cell:]), arrays[name]) for row, cell, name in scalars if name in arrays]
+    cells, numbers = zip(*found, strict=True)
+    return np.array(cells, np.int64), np.array(numbers, np.float64).T.copy()
+
+
+def address(array):
     """Where an array's data lies; 0 for None. (`array.ctypes` takes four times as long.)"""
     return 0 if array is None else array.__array_interface__["data"][0]
 

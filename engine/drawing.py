@@ -6,7 +6,7 @@ layer's parameters stands under the layer.
 
 from dataclasses import dataclass
 
-from .program import Block, Buffer, External, Instruction
+from .program import Block, Buffer, External, Instruction, Sums
 
 _PHASES = {"rows": "rows: each worker runs all of this on its slice of the batch",
            "each": "each: every worker for itself",
@@ -75,17 +75,17 @@ def _boxes(program):
     """A box an instruction, in order, each knowing the boxes whose buffers it reads."""
     boxes, writer, after_loss = [], {}, False
     for instruction in program.instructions:
-        parts = [instruction, *(part for part in instruction.operands.values() if isinstance(part, Instruction))]
+        parts = [instruction, *instruction.chained()]
         writes, reads = {}, {}  # buffer -> operand
         for part in parts:
             for name, value in part.operands.items():
-                if isinstance(value, Buffer):
+                if isinstance(value, Buffer | Sums):
                     (writes if name in part.writes else reads)[value] = name
         sources = dict(writer[buffer] for buffer in reads if buffer in writer)
         box = _Box(instruction, sources, _lines(parts, writes), after_loss)
         boxes.append(box)
         writer |= {buffer: (box, _BACKWARD if name == "dx" else _FORWARD) for buffer, name in writes.items()}
-        after_loss = after_loss or program.loss in instruction.nodes
+        after_loss = after_loss or "loss" in instruction.writes
     return boxes
 
 
@@ -116,7 +116,7 @@ def _arrange(boxes):
             box.column = forward[block]
         elif box.backward and box.sources:
             box.column = min(source.column for source in box.sources)
-        elif isinstance(block, Block):
+        elif isinstance(block, Block) and box.instruction.phase == "rows":
             forward[block] = box.column
         if box.instruction.phase == "each":
             box.column = max((source.column for source in box.sources), default=0)
@@ -124,6 +124,8 @@ def _arrange(boxes):
         readers = [other.column for other in boxes if box in other.sources]
         if not box.sources and readers and min(readers) > 1:
             box.column = min(readers) + 1
+        if box.instruction.op == "penalty":
+            box.column = forward.get(box.instruction.operands["w"], box.column)
     taken = set()
     for box in boxes:
         box.track = int(box.backward and box.instruction.phase == "rows")
@@ -153,7 +155,8 @@ def _band(axes, phase, top, height, width):
 def _draw_box(axes, box, x, y):
     from matplotlib.patches import FancyBboxPatch
 
-    color = _PLAIN if box.instruction.op in ("store", "total_loss") else _BACKWARD if box.backward else _FORWARD
+    plain = box.instruction.op in ("store", "total_loss", "penalty")
+    color = _PLAIN if plain else _BACKWARD if box.backward else _FORWARD
     axes.add_patch(FancyBboxPatch((x, y), _WIDTH, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.07",
                                   facecolor="white", edgecolor=color, linewidth=1.3, zorder=2))
     step = 0.185

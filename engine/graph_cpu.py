@@ -8,7 +8,7 @@ from hotloop.kernels import OPS, _ahead, _context, _jit, sweep, walk
 from hotloop.kernels._target import cores
 
 from . import team
-from .cpu_backend import layout
+from .cpu_backend import address, changing, layout
 from .graph_tables import Call, Place, Tables
 from .run import Outcome
 
@@ -54,15 +54,15 @@ class CpuGraph:
         return (self._bind(batch) if bound is None else bound).run(inputs)
 
     def _bind(self, batch, optimizer=None):
-        key = batch, None if optimizer is None else (optimizer.op, len(optimizer.states()))
+        key = batch, None if optimizer is None else (optimizer.op, optimizer.states())
         if key not in self.bound:
             self.bound[key] = _Bound(self, batch, optimizer)
         return self.bound[key]
 
     def descend(self, inputs, batch, optimizer, steps, goal, traced):
         """Update the parameters `steps` times, or until the first root is below `goal`; Outcome and trace."""
-        for number in range(len(optimizer.states())):
-            self.lasting.setdefault(f"state {number}", _zeros(self.elements * self.dtype.itemsize))[:] = 0
+        for name in optimizer.states():
+            self.lasting.setdefault(f"state {name}", _zeros(self.elements * self.dtype.itemsize))[:] = 0
         self.lasting.setdefault("gradient", _zeros(self.elements * self.dtype.itemsize))
         trace = np.empty((steps + 1 if traced else 0, self.elements), self.dtype)
         outcome = self._bind(batch, optimizer).descend(inputs, optimizer, steps, goal, trace)
@@ -136,8 +136,7 @@ class _Bound:
                                           "parameters": everything["parameters"], "size": self.graph.elements}, 0)
         op = OPS[optimizer.op]
         operands = {"w": everything["parameters"]}
-        operands |= {name: everything[f"state {number}"]
-                     for number, name in enumerate(op.states[: len(optimizer.states())])}
+        operands |= {name: everything[f"state {name}"] for name in optimizer.states()}
         self.change = Call(op.cpu, operands, self.graph.elements)
         return [(walk.EACH, [self.watch]), (walk.UNITS, [self.change])]
 
@@ -236,16 +235,21 @@ class _Bound:
 
     def descend(self, inputs, optimizer, steps, goal, trace):
         losses = np.full(steps + 1, np.nan)
-        watch, change = (self.table[self.numbers[id(call)]] for call in (self.watch, self.change))
-        settings = optimizer.settings()
-        for cell, name in enumerate(_jit.operands(self.change.kernel), _jit.HEADER):
-            if name in settings:
-                change[cell] = _bits(settings[name])
+        number, watch = self.numbers[id(self.change)], self.table[self.numbers[id(self.watch)]]
+        settings = optimizer.settings(np.arange(1, max(steps, 1) + 1))
+        scalars = [(number, cell, name) for cell, name in enumerate(_jit.operands(self.change.kernel), _jit.HEADER)
+                   if name in settings]
+        for row, cell, name in scalars:
+            if not isinstance(settings[name], np.ndarray):
+                self.table[row, cell] = _bits(settings[name])
+        cells, changes = changing(self.table, scalars, settings)
         for cell, name in enumerate(_jit.operands(sweep.observe), _jit.HEADER):
             if name in ("traces", "update"):
                 watch[cell] = {"traces": trace.ctypes.data if trace.size else 0, "update": 1}[name]
         self.shared[:] = 0
-        for name, value in {"steps": steps, "strict": 1, "goal": goal, "losses": losses.ctypes.data}.items():
+        job = {"steps": steps, "strict": 1, "goal": goal, "losses": losses.ctypes.data, "changing": address(cells),
+               "changes": address(changes), "change_count": 0 if cells is None else len(cells)}
+        for name, value in job.items():
             self.job[self.cells[name]] = _bits(value)
         self._walk(inputs)
         _, overflowed, done = self.shared[[walk.FAILED, walk.OVERFLOWED, walk.DONE]].tolist()

@@ -5,6 +5,7 @@ import numpy as np
 from hotloop.kernels import OPS
 from hotloop.kernels.shapes import concrete
 
+from .numpy_backend import of_step, updated
 from .run import Outcome
 
 
@@ -44,7 +45,7 @@ class NumpyGraph:
 
     def descend(self, inputs, batch, optimizer, steps, goal, traced):
         """Update the parameters `steps` times, or until the first root is below `goal`; Outcome and trace."""
-        settings, step = optimizer.settings(), OPS[optimizer.op].reference
+        settings = optimizer.settings(np.arange(1, max(steps, 1) + 1))
         states = {node: [np.zeros(node.shape, self.dtype) for _ in optimizer.states()] for node, _ in self.updated}
         losses, trace, stopped = [], {node: [value] for node, value in self.parameters.items()}, None
         for done in range(steps):
@@ -53,15 +54,13 @@ class NumpyGraph:
             if not np.isfinite(losses[-1]) or losses[-1] < goal:
                 stopped = None if np.isfinite(losses[-1]) else "loss"
                 break
-            with np.errstate(all="ignore"):
-                new = {node: [np.asarray(value, self.dtype) for value in step(
-                    settings, done + 1, self.parameters[node], values[gradient], *states[node])]
-                    for node, gradient in self.updated}
-            if not all(np.isfinite(value).all() for values in new.values() for value in values):
-                stopped = "update"
-            for node, (value, *kept) in new.items():
-                good = np.isfinite(value)
-                self.parameters[node], states[node] = np.where(good, value, self.parameters[node]), kept
+            for node, gradient in self.updated:
+                with np.errstate(all="ignore"):
+                    good, self.parameters[node], *states[node] = updated(
+                        optimizer.op, of_step(settings, done), done + 1, values[gradient], self.parameters[node],
+                        *states[node])
+                if not good:
+                    stopped = "update"
             for node, value in self.parameters.items():
                 trace[node].append(value)
             if stopped:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 class History:
     """One entry an epoch in each list; those of validation stay empty without validation data.
 
-    loss: mean of the training losses, each taken before its update. seconds: time of the epoch, validation apart.
+    loss: mean of the training losses, each taken before its update. lr: learning rate of the epoch's last update.
+    seconds: time of the epoch, validation apart.
     """
 
     loss: list[float] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)
     val_accuracy: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

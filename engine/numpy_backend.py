@@ -60,13 +60,9 @@ class NumpyBackend:
         return Outcome(losses, done, None)
 
     def _step(self, program, arrays, chosen, start, update, losses, step, strict):
-        values, names = {}, {gradient: parameter.name for parameter, gradient in program.gradients.items()}
+        values, wanted = {}, {gradient: parameter.name for parameter, gradient in program.gradients.items()}
         for instruction in program.instructions:
-            if instruction.op == "total_loss":
-                losses[step] = values["loss"]
-                if strict and not np.isfinite(losses[step]):
-                    return "loss"
-            elif instruction.op == "store":
+            if instruction.op == "store":
                 count = len(values["last"])
                 arrays["prediction"][start:start + count] = values["last"]
             for node in instruction.nodes:
@@ -74,7 +70,7 @@ class NumpyBackend:
                     values[node] = arrays["x" if node.op == "input" else "y"][chosen]
                     values["rows"] = len(values[node])
                 elif OPS[node.op].states:
-                    if not self._update(program, node, values, update):
+                    if not self._update(program, node, values, step, update):
                         values["overflow"] = True
                 elif OPS[node.op].phase == "update":
                     if not self._track(node, values):
@@ -82,10 +78,12 @@ class NumpyBackend:
                 else:
                     operands = [self._operand(values, program, update, operand) for operand in node.inputs]
                     values[node] = OPS[node.op].reference(node.attributes, *operands)
-                    if node in names:
-                        self.gradients[names[node]] = values[node]
+                    if node in wanted:
+                        self.gradients[wanted[node]] = values[node]
                 if node is program.loss:
-                    values["loss"] = values[node]
+                    losses[step] = values[node]
+                    if strict and not np.isfinite(losses[step]):
+                        return "loss"
                 if node is program.prediction:
                     values["last"] = values[node]
         return "update" if values.get("overflow") else None
@@ -105,17 +103,29 @@ class NumpyBackend:
             self.parameters[statistic.name] = np.where(np.isfinite(value), value, before).astype(before.dtype)
         return all(np.isfinite(value).all() for value in new)
 
-    def _update(self, program, node, values, update):
+    def _update(self, program, node, values, step, update):
         parameter, gradient, *states = node.inputs
-        old = [self.parameters[parameter.name]]
-        old += [self.states[f"state {i}"][parameter.name] for i in range(len(states))]
-        step = OPS[node.op].reference
-        slope = values[gradient]
-        sound = np.isfinite(step(program.settings, update, old[0], slope, *old[1:])[1:]).all(0)
-        new = step(program.settings, update, old[0], np.where(sound, slope, 0).astype(self.dtype), *old[1:])
-        new = [np.asarray(value, self.dtype) for value in new]
-        good = np.isfinite(new[0]) & sound
-        self.parameters[parameter.name] = np.where(good, new[0], old[0])
-        for i, value in enumerate(new[1:]):
-            self.states[f"state {i}"][parameter.name] = value
-        return good.all()
+        regions = [self.parameters, *(self.states[f"state {i}"] for i in range(len(states)))]
+        good, *new = updated(node.op, of_step(program.settings, step), update, values[gradient],
+                             *(region[parameter.name] for region in regions))
+        for region, value in zip(regions, new, strict=True):
+            region[parameter.name] = value
+        return good
+
+
+def of_step(settings, step):
+    """The settings of one step: numbers, where some have an array with a number for each."""
+    return {name: float(value[step]) if isinstance(value, np.ndarray) else value for name, value in settings.items()}
+
+
+def updated(op, settings, update, gradient, parameter, *states):
+    """Whether an optimizer's update is finite, then parameter and states after it.
+
+    A parameter that would not be finite stays as it is; a state that would not be is given a gradient of zero.
+    """
+    reference, dtype = OPS[op].reference, parameter.dtype
+    sound = np.isfinite(reference(settings, update, parameter, gradient, *states)[1:]).all(0)
+    new = reference(settings, update, parameter, np.where(sound, gradient, 0).astype(dtype), *states)
+    new = [np.asarray(value, dtype) for value in new]
+    good = np.isfinite(new[0]) & sound
+    return [good.all(), np.where(good, new[0], parameter), *new[1:]]

@@ -1,7 +1,8 @@
 """From a graph to a program: drops what nothing needs, fuses, chooses kernels, places buffers.
 
 Fused are: dense + bias + activation; the same backwards, input gradient + activation gradient; loss + its gradient;
-weight gradient + bias gradient + optimizer update. A value that only its successor reads is overwritten by it.
+weight gradient + bias gradient + slope of the penalty + clipping by value + optimizer update. A value that only its
+successor reads is overwritten by it. Clipping by norm waits for the whole gradient, which then goes to the arena.
 """
 
 from itertools import zip_longest
@@ -9,18 +10,21 @@ from itertools import zip_longest
 from hotloop.kernels import OPS, _jit
 from hotloop.kernels import data as data_kernels
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
+from hotloop.kernels.clipping import norm_blocks
 from hotloop.kernels.losses import LOSSES, total_loss
 
-from .program import Block, Buffer, External, Instruction, Program
+from .program import PHASES, Block, Buffer, External, Instruction, Program, Sums
+
+_CHANGES = ("penalty_gradient", "clip_value", "clip_norm")  # ops on a gradient, before its update
 
 
-def plan(graph, layout, *, loss=None, prediction=None, gradients=None, updates=(), keep_gradient=False, states=0,
+def plan(graph, layout, *, loss=None, prediction=None, gradients=None, updates=(), keep_gradient=False, states=(),
          settings=None):
     """Make the program that computes `loss`, `prediction` (stored to the caller's array), gradients and updates.
 
     `gradients` maps parameter nodes to the nodes of their gradients, `updates` are the optimizer's nodes; without
     both it is a program for prediction or evaluation. `keep_gradient` stores the whole gradient in the arena;
-    `states` is the number of optimizer states. Programs that share an arena must agree on both.
+    `states` are the names of the optimizer's states. Programs that share an arena must agree on both.
     """
     return _Planner(graph, layout, loss, prediction, gradients or {}, tuple(updates), keep_gradient,
                     states, settings or {}).program()
@@ -29,24 +33,29 @@ def plan(graph, layout, *, loss=None, prediction=None, gradients=None, updates=(
 class _Planner:
     def __init__(self, graph, layout, loss, prediction, gradients, updates, keep_gradient, states, settings):
         self.layout, self.loss, self.prediction = layout, loss, prediction
-        self.updates, self.keep_gradient, self.states, self.settings = updates, keep_gradient, states, settings
-        self.gradients = gradients
-        self.graph = graph
-        self.weights = {gradient: parameter for parameter, gradient in gradients.items()}
-        roots = [node for node in (loss, prediction, *self.weights, *updates) if node is not None]
+        self.states, self.settings, self.graph, self.gradients = states, settings, graph, gradients
+        self.updates = [update for update in updates if OPS[update.op].states]  # the others change statistics
+        used = gradients | {update.inputs[0]: update.inputs[1] for update in self.updates}
+        self.changes = {parameter: _changes(gradient) for parameter, gradient in used.items()}
+        self.weights = {gradient: parameter for parameter, (gradient, *_) in self.changes.items()}
+        self.norm = next((node for node in graph.nodes if node.op == "gradient_norm"), None)
+        self.keep_gradient = keep_gradient or self.norm is not None
+        roots = [node for node in (loss, prediction, *used.values(), *updates) if node is not None]
         self.live = _live(graph, roots)
         self.users = {node: [user for user in self.live if node in user.inputs] for node in self.live}
         self.done = set()
         self.buffers, self.place = [], {}  # node -> buffer
         self.instructions, self.closing = [], []  # those that change what lasts, and gradients, come last
-        self.written = {}  # buffer -> stage and phase of the instruction that wrote it
+        self.written = {}  # buffer or region -> stage and phase of the instruction that wrote it
+        self.total = {"sums": None, "count": 0}  # what the loss is the sum of
         self.blocks = self._blocks()
         self.place |= self.blocks
         self.scratch, self.flops = 0, 0
 
     def program(self):
         make = {"input": self._gather, "target": self._gather, "labels": self._gather, "dense": self._dense,
-                "dense_input_gradient": self._input_gradient, "dense_weight_gradient": self._parameter_gradient}
+                "dense_input_gradient": self._input_gradient, "dense_weight_gradient": self._parameter_gradient,
+                "penalty": self._penalty, "gradient_norm": self._clip_norm}
         for node in self.live:
             if node in self.done or node.op in ("parameter", "statistic", "key", "constant", "dense_bias_gradient"):
                 continue
@@ -58,17 +67,19 @@ class _Planner:
                 self._vector_gradient(node)
             elif not OPS[node.op].states:
                 self._apply(node)
+        if self.loss is not None:
+            penalized = [] if self.loss in self.done else [self.loss]
+            self._emit("total_loss", total_loss, "each", penalized, self.total, ())
         if self.prediction is not None:
             self._store()
         self._order()
-        block = sum(self.layout.block(block.inputs, block.outputs) for block in self.blocks.values())
         line = 64 // self.layout.dtype.itemsize
         return Program(self.layout, self.loss, self.prediction, self.gradients, self.instructions,
-                       list(self.blocks.values()), self.buffers, -(-block // line) * line, self.states,
-                       self.keep_gradient, dict(self.settings), self.scratch, self.flops)
+                       list(self.blocks.values()), self.buffers, -(-self._size(self.blocks) // line) * line,
+                       len(self.states), self.keep_gradient, dict(self.settings), self.scratch, self.flops)
 
     def _blocks(self):
-        """Parameter or statistic -> its block. All programs of one network place them alike."""
+        """Parameter or statistic -> its block, statistics last. All programs of one network place them alike."""
         self.biases, states = {}, set()  # weight node -> bias node; states of optimizers lie elsewhere
         for node in self.graph.nodes:
             if node.op == "dense":
@@ -80,7 +91,7 @@ class _Planner:
                 states.update(node.inputs[2:])
         others = states.union(self.biases.values())
         blocks, first = {}, 0
-        for node in self.graph.nodes:
+        for node in sorted(self.graph.nodes, key=lambda node: node.op == "statistic"):
             if node.op not in ("parameter", "statistic") or node in others:
                 continue
             if len(node.shape) == 2:
@@ -92,38 +103,42 @@ class _Planner:
             first += self.layout.block(blocks[node].inputs, blocks[node].outputs)
         return blocks
 
+    def _size(self, nodes):
+        """Numbers that the blocks of these nodes take."""
+        blocks = [self.blocks[node] for node in nodes]
+        return sum(self.layout.block(block.inputs, block.outputs) for block in blocks)
+
     # instructions
 
     def _emit(self, op, kernel, phase, nodes, operands, writes, units=0, cost=1, closing=False):
         instruction = Instruction(op, kernel, phase, operands, writes, tuple(nodes), units, cost)
-        instruction.stage = self._stage(instruction)
         self.done.update(nodes)
-        if phase != "chained":
-            (self.closing if closing else self.instructions).append(instruction)
-            for part in (instruction, operands.get("chain")):
-                if part is not None:
-                    self.written |= {part.operands[name]: (instruction.stage, phase) for name in part.writes}
+        if closing:
+            self.closing.append(instruction)
+        elif phase != "chained":
+            self._enter(instruction)
         return instruction
 
-    def _stage(self, instruction):
-        """The first stage that finds every operand: one later than where units made it, or than where rows did."""
-        stage = 0
-        for operand in instruction.operands.values():
-            if isinstance(operand, Instruction):
-                stage = max(stage, operand.stage)
-            elif isinstance(operand, Buffer) and operand in self.written:
-                made, phase = self.written[operand]
-                stage = max(stage, made + (phase == "units"))
-        return stage
+    def _enter(self, instruction, stage=0):
+        """Append to the program, at the first stage from `stage` on that finds every operand: after units made it."""
+        parts = [instruction, *instruction.chained()]
+        for part in parts:
+            for name, operand in part.operands.items():
+                whole = isinstance(operand, Buffer | Sums) or operand == "gradient"  # not one block of a region
+                if whole and name not in part.writes and operand in self.written:
+                    made, phase = self.written[operand]
+                    stage = max(stage, made + (phase == "units"))
+        instruction.stage = stage
+        self.instructions.append(instruction)
+        for part in parts:
+            self.written |= {part.operands[name]: (stage, instruction.phase) for name in part.writes}
 
     def _order(self):
         """Sort by stage and phase. What changes parameters comes when all else has read them, and the loss is known."""
-        last = max((instruction.stage for instruction in self.instructions + self.closing), default=0)
+        last = max((instruction.stage for instruction in self.instructions), default=0)
         for instruction in self.closing:
-            instruction.stage = last
-        self.instructions += self.closing
-        phases = ("rows", "each", "units")
-        self.instructions.sort(key=lambda instruction: (instruction.stage, phases.index(instruction.phase)))
+            self._enter(instruction, last)
+        self.instructions.sort(key=lambda instruction: (instruction.stage, PHASES.index(instruction.phase)))
 
     def _gather(self, node):
         buffer = self._buffer(node)
@@ -204,7 +219,7 @@ class _Planner:
         self._emit(node.op, OPS[node.op].cpu, "rows", [node] if backward is None else [node, backward],
                    {"x": self.place[prediction], "target": self.place[target], "loss": shares, "dx": slope,
                     "share": share}, ("loss", "dx"))
-        self._emit("total_loss", total_loss, "each", [], {"loss": shares, "share": share}, ())
+        self.total |= {"loss": shares, "share": share}
 
     def _input_gradient(self, node):
         dy, weight = node.inputs
@@ -226,39 +241,79 @@ class _Planner:
         self.flops += 2 * block.inputs * block.outputs
         self._emit("dense_input_gradient", OPS[node.op].cpu, "rows", nodes, operands, ("dx",))
 
+    def _penalty(self, node):
+        """The penalties of parameters, panel by panel, for `total_loss` to add."""
+        blocks = {}  # block -> what is penalized in it
+        for parameter in node.inputs[1:]:
+            owner = next((weight for weight, bias in self.biases.items() if bias is parameter), parameter)
+            blocks.setdefault(self.blocks[owner], []).append(parameter)
+        sums = self._add(Sums("penalties", sum(self.layout.panels(block.outputs) for block in blocks)))
+        first = 0
+        for block, penalized in blocks.items():
+            self._emit("penalty", OPS["penalty"].cpu, "units", [],
+                       {"w": block, "sums": sums, "first": first} | _panel_rows(block, penalized) | node.attributes,
+                       ("sums",), self.layout.panels(block.outputs), block.inputs + 1)
+            first += self.layout.panels(block.outputs)
+        self.total |= {"sums": sums, "count": sums.count}
+
     def _parameter_gradient(self, node):
         x, dy = node.inputs
-        block = self.blocks[self.weights[node]]
-        bias = self.gradients.get(self.biases[self.weights[node]])
-        gradients = [node] if bias is None else [node, bias]
+        weight = self.weights[node]
+        block, bias = self.blocks[weight], self.biases[weight]
+        parameters = [parameter for parameter in (weight, bias) if parameter in self.changes]
         rows = self.layout.panel + 1
         self.scratch = max(self.scratch, rows * self.layout.panel)
         self.flops += 2 * block.inputs * block.outputs
-        self._gradient("dense_parameter_gradient", gradients, block,
-                       {"x": self.place[x], "dy": self.place[dy], "bias": int(bias is not None)},
-                       min(block.inputs + 1, rows))
+        self._gradient("dense_parameter_gradient", parameters, {
+            "x": self.place[x], "dy": self.place[dy], "bias": int(len(parameters) > 1)}, min(block.inputs + 1, rows))
 
     def _vector_gradient(self, node):
         """The gradient of a vector that stands by itself: a sum of dy, or of what dy and x make, over the batch."""
         dy, *saved = (self.place[operand] for operand in node.inputs[:2])
         block = self.blocks[self.weights[node]]
         self.scratch = max(self.scratch, 3 * self.layout.panel)
-        self._gradient(node.op, [node], block, {"dy": dy, "x": saved[0] if saved else dy},
+        self._gradient(node.op, [self.weights[node]], {"dy": dy, "x": saved[0] if saved else dy},
                        -(-dy.panels // self.layout.panels(block.outputs)))
 
-    def _gradient(self, name, gradients, block, operands, cost):
-        """A gradient of the parameters in `block`, and the optimizer's update of them."""
-        updates = [update for update in self.updates if OPS[update.op].states and update.inputs[1] in gradients]
-        chain = None
-        if updates:
-            op = OPS[updates[0].op]
-            present = len(updates[0].inputs) - 2
-            states = {name: f"state {i}" if i < present else None for i, name in enumerate(op.states)}
-            chain = self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states, ("w",))
+    def _gradient(self, name, parameters, operands, cost):
+        """The gradient of the parameters of a block, what becomes of it, and the optimizer's update of them."""
+        block, changes = self.blocks[parameters[0]], self.changes[parameters[0]]
+        nodes = [node for parameter in parameters for node in self.changes[parameter] if node.op != "clip_norm"]
+        updates = [update for update in self.updates if update.inputs[0] in parameters and self.norm is None]
+        chain = self._update(updates)
+        for change in reversed(changes[1:]):
+            if change.op == "clip_value":
+                chain = self._emit(change.op, OPS[change.op].cpu, "chained", [],
+                                   {"limit": change.attributes["clip_value"], "chain": chain}, ())
+            elif change.op == "penalty_gradient":
+                penalized = [parameter for parameter in parameters
+                             if any(node.op == change.op for node in self.changes[parameter])]
+                chain = self._emit(change.op, OPS[change.op].cpu, "chained", [],
+                                   {"w": "parameters", "first": block.first, "chain": chain}
+                                   | _panel_rows(block, penalized) | change.attributes, ())
         operands |= {"w": block, "gradient": "gradient" if self.keep_gradient else None, "chain": chain}
-        self._emit(name, OPS[gradients[0].op].cpu, "units", [*gradients, *updates], operands,
+        self._emit(name, OPS[nodes[0].op].cpu, "units", [*nodes, *updates], operands,
                    ("gradient",) if self.keep_gradient else (), self.layout.units(block.inputs, block.outputs), cost,
                    closing=True)
+
+    def _update(self, updates):
+        """The instruction that makes these updates of one optimizer, or None."""
+        if not updates:
+            return None
+        op = OPS[updates[0].op]
+        states = {name: f"state {self.states.index(name)}" if name in self.states else None for name in op.states}
+        return self._emit(op.name, op.cpu, "chained", updates, {"w": "parameters"} | states, ("w",))
+
+    def _clip_norm(self, node):
+        """The norm of the whole gradient, which lies in the arena by then, and the updates by the scaled gradient."""
+        size = self._size(node for node in self.blocks if node.op == "parameter")
+        sums = self._add(Sums("squares", norm_blocks(size)))
+        scaled = [changes[-1] for changes in self.changes.values()]
+        whole = {"gradient": "gradient", "size": size, "sums": sums}
+        self._emit(node.op, OPS[node.op].cpu, "units", [node], whole, ("sums",), sums.count, closing=True)
+        self._emit("clip_norm", OPS["clip_norm"].cpu, "units", [*scaled, *self.updates],
+                   whole | {"blocks": sums.count, "limit": scaled[0].attributes["max_norm"],
+                            "chain": self._update(self.updates)}, (), sums.count, closing=True)
 
     def _store(self):
         buffer = self.place[self.prediction]
@@ -278,7 +333,9 @@ class _Planner:
         return self.place[node]
 
     def _new(self, name, columns, flat=False, itemsize=0, rows=None):
-        buffer = Buffer(name, columns, self.layout, flat, itemsize, rows)
+        return self._add(Buffer(name, columns, self.layout, flat, itemsize, rows))
+
+    def _add(self, buffer):
         self.buffers.append(buffer)
         return buffer
 
@@ -287,6 +344,20 @@ def _operands(kernel):
     """The names of a kernel's operands, without those that tell the size of another."""
     names = _jit.operands(kernel)
     return [name for name in names if name.rpartition("_")[0] not in names]
+
+
+def _changes(gradient):
+    """A parameter's gradient as the loss gives it, then what becomes of it up to `gradient`."""
+    nodes = [gradient]
+    while nodes[0].op in _CHANGES:
+        nodes.insert(0, nodes[0].inputs[0])
+    return nodes
+
+
+def _panel_rows(block, penalized):
+    """Rows of a panel of `block`, and how many of them, the first, belong to the parameters that are penalized."""
+    return {"rows": block.inputs + 1,
+            "penalized": sum(block.inputs if len(parameter.shape) > 1 else 1 for parameter in penalized)}
 
 
 def _live(graph, roots):

@@ -10,6 +10,8 @@ from hotloop.kernels._panels import group_size
 
 from .graph import Node
 
+PHASES = ("rows", "each", "units")  # of a stage, in order: see `hotloop.kernels.walk`
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -84,6 +86,22 @@ class Buffer:
 
 
 @dataclass(eq=False)
+class Sums:
+    """`count` float64 sums over parameters, or over their gradient, that one phase leaves for another."""
+
+    name: str
+    count: int
+
+    def nbytes(self, capacity):
+        """Bytes, for any number of rows."""
+        return 8 * self.count
+
+    def __repr__(self):
+        """The sums as `name[count]`."""
+        return f"{self.name}[{self.count}]"
+
+
+@dataclass(eq=False)
 class Block:
     """What lies together among the parameters: weight and bias of a dense layer, or another vector; parts by name.
 
@@ -133,12 +151,12 @@ class Instruction:
     `operands` gives each of the kernel's operands a buffer, a block, a region of the parameters ("state 0"), an
     external array, a number, another instruction to run on the same rows, or None for nothing; those named in `writes`
     are written. `nodes` are the graph nodes that it computes, in order. A program runs stage by stage, and each stage
-    phase by phase: rows, each, units.
+    phase by phase.
     """
 
     op: str
     kernel: Callable[..., int]
-    phase: str  # rows, each, units; chained: run by another instruction
+    phase: str  # of PHASES, or chained: run by another instruction
     operands: dict[str, Any]
     writes: tuple[str, ...]
     nodes: tuple[Node, ...]
@@ -146,19 +164,23 @@ class Instruction:
     cost: int = 1
     stage: int = 0
 
+    def chained(self):
+        """The instructions that run on the same rows or units, in order."""
+        chain = self.operands.get("chain")
+        return [] if chain is None else [chain, *chain.chained()]
+
     def __str__(self):
         """One line: results <- op(operands), then what runs on the same rows."""
-        chained = self.operands.get("chain")
-        made = [self.operands[name] for name in self.writes]
-        if chained is not None:
-            made += [value for name, value in chained.operands.items()
-                     if name in chained.writes and isinstance(value, Buffer) and value not in made]
+        chained, made = self.chained(), [self.operands[name] for name in self.writes]
+        for part in chained:
+            made += [value for name, value in part.operands.items()
+                     if name in part.writes and isinstance(value, Buffer) and value not in made]
         read = dict.fromkeys(repr(value) for name, value in self.operands.items()
-                             if name not in self.writes and isinstance(value, Buffer | Block | External))
+                             if name not in self.writes and isinstance(value, Buffer | Sums | Block | External))
         settings = [f"{name}={self.operands[name]:g}" for name in ("p", "share", "eps", "momentum")
                     if self.operands.get(name)]
         finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
-        after = f" | {chained.op}" if chained is not None else ""
+        after = "".join(f" | {part.op}" for part in chained)
         results = f"{', '.join(map(repr, made))} <- " if made else ""
         return f"{results}{self.op}({', '.join([*read, *settings])}){finish}{after}"
 
@@ -170,7 +192,8 @@ class Program:
     The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each
     of `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
     number of rows at most; it grows when a larger batch comes. `settings` are the optimizer's numbers, read anew at
-    every run. `scratch` counts the numbers of a worker's own memory, `flops` those of one batch row.
+    every run, whose steps may each have their own: an array. `scratch` counts the numbers of a worker's own memory,
+    `flops` those of one batch row.
     """
 
     layout: Layout
@@ -179,11 +202,11 @@ class Program:
     gradients: dict[Node, Node]
     instructions: list[Instruction]
     blocks: list[Block]
-    buffers: list[Buffer]
+    buffers: list[Buffer | Sums]
     elements: int
     states: int
     keeps_gradient: bool
-    settings: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, float | np.ndarray] = field(default_factory=dict)
     scratch: int = 0
     flops: int = 0
 

@@ -1,22 +1,21 @@
 """The training loop: checks what it is given, then hands whole stretches of steps to a backend."""
 
-import math
 import time
-from collections.abc import Mapping
 
 import numpy as np
 
-from hotloop.kernels import OPS
-
-from . import autodiff, checks, data
+from . import checks, data
+from .build import build
 from .callbacks import check, notify
 from .errors import NonFiniteError
 from .history import History
 from .interrupts import deferred_interrupts
+from .lbfgs import LBFGS
 from .losses import LOSSES
 from .network import Sequential
 from .optimizers import OPTIMIZERS
-from .plan import plan
+from .schedules import SCHEDULES
+from .state import Holder
 
 BACKENDS = ("numpy", "cpu")
 _CHUNK_SECONDS = 0.05  # how long compiled code keeps the interpreter waiting
@@ -24,7 +23,7 @@ _PREDICT_ROWS = 256
 _EVALUATE_ROWS = 8192
 
 
-class Trainer:
+class Trainer(Holder):
     """Trains a network.
 
     net: a Sequential, whose parameters this trainer takes over. loss, optimizer: of this package. batch_size: rows
@@ -32,32 +31,52 @@ class Trainer:
     cpu backend, None for as many as the work is worth; results do not depend on it. dtype: "float32" or "float64".
     seed: of the shuffling. shuffle: a new order every epoch. check_finite: refuse data with NaN or infinity.
 
+    schedule: of the learning rate, None for a constant one. l1, l2: the loss that is minimised, and that `fit`, `step`
+    and `gradients` report, has l1 sum |w| + l2 / 2 sum w^2 added, over the weight matrices, with penalize_bias over
+    biases and all other vectors too; `evaluate` leaves it out. So l2 does what a weight_decay that is added to the
+    gradient does, which knows no difference between weights and biases and does not show in the loss; AdamW's,
+    decoupled, does another thing.
+    clip_value: largest size of a gradient's element, clip_norm: of the whole gradient's norm, as torch's
+    clip_grad_value_ and clip_grad_norm_, penalties included; with both, values are clipped first.
+
     Raises TypeError and ValueError for arguments outside these. Attributes to read: `epoch` (completed), `updates`
-    (steps made), `optimizer` (its settings may be changed between or in callbacks).
+    (steps made), `lr` (learning rate of the next update), `optimizer` (its settings may be changed between or in
+    callbacks; a schedule starts from its lr).
     """
 
     def __init__(self, net, loss, optimizer, batch_size=32, backend="cpu", threads=None, dtype="float32", seed=0,
-                 shuffle=True, check_finite=True):
+                 shuffle=True, check_finite=True, schedule=None, l1=0.0, l2=0.0, penalize_bias=False, clip_value=None,
+                 clip_norm=None):
         checks.kind("net", net, {"Sequential": Sequential})
         checks.kind("loss", loss, LOSSES)
-        checks.kind("optimizer", optimizer, OPTIMIZERS)
+        checks.kind("optimizer", optimizer, OPTIMIZERS | {"LBFGS": LBFGS})
+        if isinstance(optimizer, LBFGS) and any(option is not None for option in (schedule, clip_value, clip_norm)):
+            raise ValueError("LBFGS searches for its step: leave out schedule, clip_value and clip_norm")
+        if schedule is not None:
+            checks.kind("schedule", schedule, SCHEDULES)
+            schedule.check(optimizer)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self.net, self.loss, self.optimizer, self.schedule = net, loss, optimizer, schedule
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
         self.seed = checks.integer("seed", seed, 0)
         self.backend, self.dtype = backend, checks.real_dtype(dtype)
         self.shuffle, self.check_finite = checks.switch("shuffle", shuffle), checks.switch("check_finite", check_finite)
+        self.l1, self.l2 = checks.number("l1", l1, 0), checks.number("l2", l2, 0)
+        self.penalize_bias = checks.switch("penalize_bias", penalize_bias)
+        self.clip_value, self.clip_norm = (limit if limit is None else checks.number(name, limit, 0, open_low=True)
+                                           for name, limit in (("clip_value", clip_value), ("clip_norm", clip_norm)))
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
         self._stopped, self._programs, self._step_seconds = False, {}, None
-        self._states = self.optimizer.states()
+        self._states = optimizer.states()
         self._backend = None
 
     def __repr__(self):
         """The call that makes this trainer, and where training stands."""
-        settings = ("loss", "optimizer", "batch_size", "backend", "threads", "seed", "shuffle", "check_finite")
+        settings = ("loss", "optimizer", "batch_size", "backend", "threads", "seed", "shuffle", "check_finite",
+                    "schedule", "l1", "l2", "penalize_bias", "clip_value", "clip_norm")
         return (f"Trainer({self.net!r}, {', '.join(f'{name}={getattr(self, name)!r}' for name in settings)}, "
                 f"dtype='{self.dtype}')  # epoch {self.epoch}, {self.updates} updates")
 
@@ -87,27 +106,32 @@ class Trainer:
         epochs = checks.integer("epochs", epochs, 0)
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         y, kind = self._targets(y, len(X))
-        data.enough_rows("fit", X, self.batch_size, self.net, training=True)
+        whole = isinstance(self.optimizer, LBFGS)
+        data.enough_rows("fit", X, len(X) if whole else self.batch_size, self.net, training=True)
         if validation_data is not None:
             self._check_validation(validation_data)
+        self._check_monitored(kind, validation_data is not None)
         callbacks = check(callbacks)
-        program = self._program("train", kind, min(self.batch_size, len(X)))
+        program = None if whole else self._program("train", kind, min(self.batch_size, len(X)))
         if len(X) != self._rows:
             self._position, self._loss_sum = 0, 0.0
         self._rows, self._stopped = len(X), False
         history = History()
         for _ in range(epochs):
             started = time.perf_counter()
-            self._epoch(program, X, y, callbacks)
+            if whole:
+                self._whole_epoch(X, y, kind, callbacks)
+            else:
+                self._epoch(program, X, y, callbacks)
             if self._position:  # stopped on the way
                 break
-            logs = {"epoch": self.epoch - 1, "loss": self._finished, "seconds": time.perf_counter() - started}
-            history.loss.append(logs["loss"])
-            history.seconds.append(logs["seconds"])
+            logs = {"epoch": self.epoch - 1} | self._finished | {"seconds": time.perf_counter() - started}
             if validation_data is not None:
-                for name, value in self.evaluate(*validation_data).items():
-                    logs[f"val_{name}"] = value
-                    getattr(history, f"val_{name}").append(value)
+                found = {f"val_{name}": value for name, value in self.evaluate(*validation_data).items()}
+                self._observe(found)
+                logs |= found
+            for name in logs.keys() - {"epoch"}:
+                getattr(history, name).append(logs[name])
             notify(callbacks, "on_epoch_end", self, logs)
             if self._stopped:
                 break
@@ -122,6 +146,19 @@ class Trainer:
         X = data.features(pair[0], self.net.in_features, self.dtype, self.check_finite, "X of validation_data")
         self._targets(pair[1], len(X), "y of validation_data")
         data.enough_rows("validation_data", X, len(X), self.net)
+
+    def _check_monitored(self, kind, validated):
+        """Refuse a schedule that waits for what `fit` will not report."""
+        reported = ["loss", *["val_loss"] * validated, *["val_accuracy"] * (validated and self._has_accuracy(kind))]
+        missing = (self.schedule.monitored() if self.schedule else set()) - set(reported)
+        if missing:
+            raise ValueError(f"the schedule monitors {', '.join(missing)}, but this fit reports {', '.join(reported)}: "
+                             "give validation_data, or the schedule another monitor")
+
+    def _observe(self, logs):
+        """Tell the schedule what an epoch reported."""
+        if self.schedule is not None:
+            self.schedule.observe(logs)
 
     def _epoch(self, program, X, y, callbacks):
         """Train what is left of the current epoch."""
@@ -148,9 +185,11 @@ class Trainer:
                 self._loss_sum = float(np.cumsum([self._loss_sum, *losses])[-1])  # one by one: chunks leave no trace
                 self._position += steps
                 trained = min(self._position * batch, rows) if self.loss.reduction == "mean" else self._position
-                logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained}
+                logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained,
+                        "lr": _last(program.settings["lr"])}
                 if self._position == batches:
-                    self._finished = logs["loss"]
+                    self._finished = {name: logs[name] for name in ("loss", "lr")}
+                    self._observe({"loss": logs["loss"]})
                     self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
             notify(callbacks, "on_batch_chunk", self, logs)
             if self._stopped or self._position == 0:
@@ -164,6 +203,8 @@ class Trainer:
         xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
         yb, kind = self._targets(yb, len(xb))
         data.enough_rows("step", xb, len(xb), self.net, training=True)
+        if isinstance(self.optimizer, LBFGS):
+            return self._minimize(xb, yb, kind)[0]
         rows = len(xb)
         program = self._program("train", kind, rows)
         self._backend.bind(program)
@@ -178,10 +219,33 @@ class Trainer:
         xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
         yb, kind = self._targets(yb, len(xb))
         data.enough_rows("gradients", xb, len(xb), self.net, training=True)
-        program = self._program("gradient", kind, len(xb))
-        self._backend.run(program, {"x": xb, "y": yb}, steps=1, start=0, rows=len(xb), batch=len(xb),
-                          update=self.updates + 1, strict=False)
-        return {name: self._backend.read(program, "gradient", name) for name in self.net.shapes}
+        return self._loss_and_gradients(self._program("gradient", kind, len(xb)), xb, yb)[1]
+
+    def _loss_and_gradients(self, program, X, y):
+        return self._once(program, X, y), {name: self._backend.read(program, "gradient", name)
+                                           for name in self.net.shapes}
+
+    def _once(self, program, X, y):
+        """The loss that `program` finds on all rows, as the next update would."""
+        outcome = self._backend.run(program, {"x": X, "y": y}, steps=1, start=0, rows=len(X), batch=len(X),
+                                    update=self.updates + 1, strict=False)
+        return float(outcome.losses[0])
+
+    def _minimize(self, X, y, kind):
+        """Let L-BFGS run on all rows; return the losses before and after. Statistics follow once, at the end."""
+        program = self._program("gradient", kind, len(X))
+        before, after, iterations = self.optimizer.minimize(
+            self.net, lambda: self._loss_and_gradients(program, X, y))
+        if self.net.statistics:
+            self._once(self._program("train", kind, len(X)), X, y)
+        self.updates += iterations
+        return before, after
+
+    def _whole_epoch(self, X, y, kind, callbacks):
+        """An epoch that is one run of L-BFGS."""
+        self._finished = {"loss": self._minimize(X, y, kind)[1], "lr": self.lr}
+        self.epoch += 1
+        notify(callbacks, "on_batch_chunk", self, {"epoch": self.epoch - 1, "batch": 1, "batches": 1} | self._finished)
 
     def stop(self):
         """Ask `fit` to return; for callbacks. An unfinished epoch is finished by the next `fit`."""
@@ -191,7 +255,7 @@ class Trainer:
         if self.optimizer.states() != self._states:
             raise ValueError(f"the optimizer keeps {self.optimizer.states()} now, but the trainer was made for "
                              f"{self._states}: make a new Trainer")
-        program.settings.update(self.optimizer.settings())
+        program.settings |= self._settings(steps)
         started = time.perf_counter()
         outcome = self._backend.run(program, arrays, steps=steps, start=start, rows=rows, batch=batch,
                                     update=self.updates + 1)
@@ -203,9 +267,22 @@ class Trainer:
             loss = float(outcome.losses[-1])
             what = f"the loss is {loss}" if outcome.stopped == "loss" else f"an update is not finite (loss {loss:g})"
             raise NonFiniteError(f"step {number}: {what}; the network keeps its last finite parameters. Try a smaller "
-                                 f"learning rate than {self.optimizer.lr:g}, or scale the data"
+                                 f"learning rate than {self.lr:g}, or scale the data"
                                  + ("" if self.check_finite else ", or look for NaN in it"), number, loss)
         return outcome.losses
+
+    @property
+    def lr(self):
+        """The learning rate of the next update."""
+        return _last(self._settings(1)["lr"])
+
+    def _settings(self, steps):
+        """The optimizer's numbers for the next `steps` updates."""
+        updates = np.arange(self.updates, self.updates + steps)
+        settings = self.optimizer.settings(updates + 1)
+        if self.schedule is None:
+            return settings
+        return self.schedule.settings(settings, self.optimizer.momentum_operand, self.epoch, updates)
 
     def _chunk(self):
         """Steps that take about _CHUNK_SECONDS."""
@@ -240,9 +317,12 @@ class Trainer:
             elif self.loss.op_for(kind).startswith("cross_entropy"):
                 right += int((outputs.argmax(1) == (wanted if kind == "labels" else wanted.argmax(1))).sum())
         results = {"loss": total / len(X) if self.loss.reduction == "mean" else total}
-        if self.loss.op_for(kind) not in ("mse_loss", "l1_loss"):
+        if self._has_accuracy(kind):
             results["accuracy"] = right / len(X)
         return results
+
+    def _has_accuracy(self, kind):
+        return self.loss.op_for(kind) not in ("mse_loss", "l1_loss")
 
     def _forward(self, X, y, goal, kind):
         """Outputs for X and, with y, the loss summed over rows."""
@@ -265,75 +345,13 @@ class Trainer:
         """Whether outputs of a row depend on the others, in use too: then all rows are one batch."""
         return self.net.least_rows()[0] > 1
 
-    # parameters and states
-
-    def state_dict(self):
-        """Copies of the parameters and statistics, named as in the network, and of the optimizer's states.
-
-        A state of parameter "0.weight" is called "optimizer.exp_avg.0.weight", with torch's name for the state.
-        """
-        program = self._program("predict", None, 1)
-        state = self.net.state_dict()
-        for i, kept in enumerate(self._states):
-            state |= {f"optimizer.{kept}.{name}": self._backend.read(program, f"state {i}", name)
-                      for name in self.net.shapes}
-        return state
-
-    def load_state_dict(self, state):
-        """Take over what `state_dict` gave; the errors are those of `Sequential.load_state_dict`."""
-        names = {f"optimizer.{kept}.{name}": (f"state {i}", name)
-                 for i, kept in enumerate(self._states) for name in self.net.shapes}
-        if not isinstance(state, Mapping):
-            raise TypeError(f"a state_dict must map names to arrays, got {state!r}")
-        missing = names.keys() - state.keys()
-        if missing:
-            raise KeyError(f"state_dict misses {sorted(missing)}: for the parameters alone there is "
-                           "trainer.net.load_state_dict")
-        states = {key: np.asarray(state[key]) for key in names}
-        for key, (_, name) in names.items():
-            if states[key].shape != self.net.shapes[name] or states[key].dtype.kind != "f":
-                raise ValueError(f"{key} must hold floats of shape {self.net.shapes[name]}, got {states[key].dtype} "
-                                 f"of shape {states[key].shape}")
-            if not np.isfinite(states[key]).all():
-                raise ValueError(f"{key} holds values that are not finite")
-        program = self._program("predict", None, 1)
-        self.net.load_state_dict({key: value for key, value in state.items() if key not in names})
-        for key, (region, name) in names.items():
-            self._backend.write(program, region, name, states[key])
-
-    def progress(self):
-        """Where training stands, in plain numbers; with `state_dict`, all that `resume` needs to go on bit for bit."""
-        return {"epoch": self.epoch, "updates": self.updates, "position": self._position, "rows": self._rows,
-                "loss_sum": self._loss_sum}
-
-    def resume(self, progress):
-        """Go on from what `progress` gave. Raises TypeError and ValueError for numbers that cannot be a progress."""
-        epoch, updates, position, rows = (checks.integer(name, progress[name], 0)
-                                          for name in ("epoch", "updates", "position", "rows"))
-        if max(epoch, updates, rows) >= 2**53:
-            raise ValueError(f"epoch, updates and rows must be less than 2**53, got {epoch}, {updates}, {rows}")
-        if position and position >= -(-rows // min(self.batch_size, max(rows, 1))):
-            raise ValueError(f"position {position} lies outside an epoch of {rows} rows, {self.batch_size} a batch")
-        loss_sum = progress["loss_sum"]
-        if isinstance(loss_sum, bool) or not isinstance(loss_sum, int | float) or not math.isfinite(loss_sum):
-            raise ValueError(f"loss_sum must be a finite number, got {loss_sum!r}")
-        self.epoch, self.updates, self._position, self._rows = epoch, updates, position, rows
-        self._loss_sum = float(loss_sum)
-
-    def read_parameter(self, name):
-        """A copy of one parameter or statistic; for the network."""
-        return self._backend.read(self._programs["predict", None], "parameters", name)
-
-    def write_parameter(self, name, rows, first=0):
-        """Overwrite rows of one parameter or statistic, from row `first`; for the network."""
-        self._backend.write(self._programs["predict", None], "parameters", name, rows, first)
-
     # programs
 
     def program(self, X, y):
         """The training program for data such as X and y: print it to see what runs."""
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        return self._program("train", self._targets(y, len(X))[1], 1)
+        goal = "gradient" if isinstance(self.optimizer, LBFGS) else "train"
+        return self._program(goal, self._targets(y, len(X))[1], 1)
 
     def _targets(self, y, rows, name="y"):
         return data.targets(y, rows, self.loss, self.net.out_features, self.dtype, self.check_finite, name)
@@ -343,7 +361,7 @@ class Trainer:
         if self._backend is None:
             self._make_backend()
         if (goal, kind) not in self._programs:
-            self._programs[goal, kind] = self._plan(goal, kind)
+            self._programs[goal, kind] = build(self, goal, kind)
         program = self._programs[goal, kind]
         self._backend.prepare(program, rows)
         if self.net.owner is not self:
@@ -359,34 +377,10 @@ class Trainer:
             from .cpu_backend import CpuBackend
 
             self._backend = CpuBackend(self.dtype, self.threads)
-        program = self._programs["predict", None] = self._plan("predict", None)
+        program = self._programs["predict", None] = build(self, "predict", None)
         self._backend.prepare(program, 1)
 
-    def _plan(self, goal, kind):
-        graph, prediction = self.net.graph(training=goal in ("train", "gradient"))
-        options = {"states": len(self._states), "layout": self._layout(), "settings": {"key": self._key()}}
-        if goal == "predict":
-            return plan(graph, prediction=prediction, **options)
-        loss = self.loss.apply(graph, prediction, kind)
-        if goal == "evaluate":
-            return plan(graph, loss=loss, prediction=prediction, **options)
-        parameters = [node for node in graph.nodes if node.op == "parameter"]
-        gradients = dict(zip(parameters, autodiff.differentiate(graph, loss, parameters), strict=True))
-        if goal == "gradient":
-            return plan(graph, loss=loss, gradients=gradients, keep_gradient=True, **options)
-        updates = [node for node in graph.nodes if node.inputs and OPS[node.op].phase == "update"]
-        for parameter, gradient in gradients.items():
-            states = [graph.parameter(f"{parameter.name}.{name}", shape=parameter.shape) for name in self._states]
-            updates.append(graph.apply(self.optimizer.op, parameter, gradient, *states,
-                                       name=f"{parameter.name}.update"))
-        options["settings"] |= self.optimizer.settings()
-        return plan(graph, loss=loss, gradients=gradients, updates=updates, **options)
 
-    def _key(self):
-        """The seed as the int64 that a step's random numbers start from."""
-        return int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64).view(np.int64)[0])
-
-    def _layout(self):
-        from .cpu_backend import layout
-
-        return layout(self.dtype)
+def _last(setting):
+    """A setting's number in the last of the steps that it was made for."""
+    return float(np.ravel(setting)[-1])

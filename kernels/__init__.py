@@ -7,13 +7,17 @@ if __name__ == "kernels":
 
 from . import (
     activations,
+    adagrad,
+    adam,
     arithmetic,
+    clipping,
     dense,
     dropout,
     losses,
     normalization,
     optimizers,
     parameters,
+    penalties,
     piecewise,
     pooling,
     softmax,
@@ -22,6 +26,6 @@ from . import (
 from ._op import OPS
 
 __all__ = [
-    "OPS", "activations", "arithmetic", "dense", "dropout", "losses", "normalization", "optimizers",
-    "parameters", "piecewise", "pooling", "softmax", "tensors",
+    "OPS", "activations", "adagrad", "adam", "arithmetic", "clipping", "dense", "dropout", "losses", "normalization",
+    "optimizers", "parameters", "penalties", "piecewise", "pooling", "softmax", "tensors",
 ]

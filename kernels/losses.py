@@ -21,10 +21,11 @@ _REDUCTIONS = ({"reduction": "mean"}, {"reduction": "sum"})
 
 
 @kernel
-def total_loss(loss, share, context, low, high):
+def total_loss(loss, share, sums, count, context, low, high):
     """Put the batch's loss into the worker's context: the sum of the rows' losses over batch * share, or over 1.
 
-    `share` is the number of elements a row counts for under the mean, 0 for the sum. Four float64 partial sums.
+    `share` is the number of elements a row counts for under the mean, 0 for the sum. Four float64 partial sums. What
+    does not come from rows is added to it: `count` float64 `sums`, such as those of penalties.
     """
     batch = ints(context, CONTEXT)[BATCH]
     values = reals(loss, batch)
@@ -40,6 +41,8 @@ def total_loss(loss, share, context, low, high):
         total += np.float64(values[i])
     if share:
         total /= np.float64(batch * share)
+    for i in range(count):
+        total += doubles(sums, count)[i]
     doubles(context, CONTEXT)[LOSS] = total
     return 0
 

@@ -1,12 +1,14 @@
 """Optimizers: one update of parameters, given their gradient. All are elementwise over one flat run of memory.
 
+Here stand gradient descent, its average and Rprop; `adagrad` holds those that scale by squared gradients, `adam` those
+that average the gradient as well. States have torch's names and begin at zero; where they begin elsewhere, the kernel
+looks at the number of the update.
+
 A kernel updates elements [low, high); the gradient's element 0 stands at the context's GRADIENT. It returns 1 where
 a new parameter or state would not be finite: that parameter keeps its old value, a state that would not be finite is
 given a gradient of zero, and the training stops. Its step, not its value, is chosen: a choice between new and old value
 becomes a masked store, which is slow on some processors. Coefficients are float64 until they meet a parameter.
 """
-
-import math
 
 import numpy as np
 
@@ -17,10 +19,11 @@ from ._primitives import SIZE, finite, fma, ints, real, reals, select
 
 
 @kernel
-def sgd(w, velocity, lr: float, momentum: float, dampening: float, weight_decay: float, nesterov, context, low, high):
+def sgd(w, momentum_buffer, lr: float, momentum: float, dampening: float, weight_decay: float, nesterov,
+        context, low, high):
     """Gradient descent in torch's form: g += decay w; v = momentum v + (1 - dampening) g, v = g at first; w -= lr v.
 
-    Nesterov's step is lr (g + momentum v). Without momentum, `velocity` is 0 and unused.
+    Nesterov's step is lr (g + momentum v). Without momentum, `momentum_buffer` is 0 and unused.
     """
     cells = ints(context, CONTEXT)
     first = cells[UPDATE] == 1
@@ -28,14 +31,14 @@ def sgd(w, velocity, lr: float, momentum: float, dampening: float, weight_decay:
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
     rate, decay = real(lr), real(weight_decay)
     bad = False
-    if not velocity:
+    if not momentum_buffer:
         for i in range(count):
             step = fma(decay, weights[i], slopes[i])
             good = finite(fma(-rate, step, weights[i]))
             bad |= not good
             weights[i] = fma(-rate, select(good, step, 0.0), weights[i])
         return int(bad)
-    memory = reals(velocity + low * SIZE, count)
+    memory = reals(momentum_buffer + low * SIZE, count)
     kept, taken = real(momentum), real(1.0 - dampening)
     if first:
         kept, taken = real(0.0), real(1.0)
@@ -57,55 +60,64 @@ def sgd(w, velocity, lr: float, momentum: float, dampening: float, weight_decay:
 
 
 @kernel
-def adam(w, mean, square, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled,
-         context, low, high):
-    """Adam (Kingma and Ba 2015, algorithm 1); with `decoupled`, AdamW (Loshchilov and Hutter 2019, algorithm 2).
+def asgd(w, ax, lr: float, slowing: float, mu: float, lambd: float, weight_decay: float, context, low, high):
+    """Averaged gradient descent (Polyak and Juditsky 1992) in torch's form: w = (1 - lambd eta) w - eta g.
 
-    m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, w -= lr m_hat / (sqrt(v_hat) + eps): eps stands outside
-    the bias correction, as in torch. Weight decay is added to g, or, decoupled, w is multiplied by 1 - lr decay.
-    An element with m = 0 does not move, whatever eps.
+    eta = lr / slowing. ax, the average, follows w: ax += mu (w - ax), with mu = 1 ax = w. `slowing` and `mu` are those
+    of the step.
     """
     cells = ints(context, CONTEXT)
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    means, squares = reals(mean + low * SIZE, count), reals(square + low * SIZE, count)
-    update = cells[UPDATE]
-    one = np.float64(1.0)
-    step = real(lr / (one - power(beta1, update)))
-    spread = real(one / math.sqrt(one - power(beta2, update)))
-    new1, new2, floor = real(one - beta1), real(one - beta2), real(eps)
-    old2 = real(beta2)
-    added, shrink = real(weight_decay), real(1.0)
-    if decoupled:
-        added, shrink = real(0.0), real(one - lr * weight_decay)
+    averages = reals(ax + low * SIZE, count)
+    eta = lr / slowing
+    rate, decay, share = real(eta), real(weight_decay), real(mu)
+    shrink = real(np.float64(1.0) - lambd * eta)
     bad = False
     for i in range(count):
-        slope = fma(added, weights[i], slopes[i])
-        sound = finite(fma(old2, squares[i], new2 * slope * slope))
-        slope = select(sound, slope, 0.0)
-        m = fma(new1, slope - means[i], means[i])
-        v = fma(old2, squares[i], new2 * slope * slope)
-        means[i] = m
-        squares[i] = v
-        moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), spread, floor))
-        good = finite(fma(-step, moved, weights[i] * shrink)) & sound
+        slope = fma(decay, weights[i], slopes[i])
+        good = finite(fma(-rate, slope, weights[i] * shrink))
         bad |= not good
-        weights[i] = fma(-step, select(good, moved, 0.0), weights[i] * select(good, shrink, 1.0))
+        moved = fma(-rate, select(good, slope, 0.0), weights[i] * select(good, shrink, 1.0))
+        weights[i] = moved
+        averages[i] = select(share == 1.0, moved, fma(share, moved - averages[i], averages[i]))
     return int(bad)
 
 
-def power(base, exponent):
-    """base**exponent in float64 for an integer exponent >= 0, by squaring."""
-    result = np.float64(1.0)
-    while exponent:
-        if exponent & 1:
-            result *= base
-        base *= base
-        exponent >>= 1
-    return result
+@kernel
+def rprop(w, prev, step_size, lr: float, etaminus: float, etaplus: float, step_size_min: float, step_size_max: float,
+          context, low, high):
+    """Resilient backpropagation (Riedmiller and Braun 1993) in torch's form: w -= step sign(g), each with its own step.
+
+    The step, at first lr, grows by etaplus where g keeps its sign and shrinks by etaminus where it changes; then
+    the weight stays and the change is forgotten (prev = 0).
+    """
+    cells = ints(context, CONTEXT)
+    first = cells[UPDATE] == 1
+    count = high - low
+    weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
+    before, steps = reals(prev + low * SIZE, count), reals(step_size + low * SIZE, count)
+    initial, shrink, grow = real(lr), real(etaminus), real(etaplus)
+    least, most = real(step_size_min), real(step_size_max)
+    bad = False
+    for i in range(count):
+        sound = finite(slopes[i])
+        slope = select(sound, slopes[i], 0.0)
+        product = slope * select(first, 0.0, before[i])
+        factor = select(product > 0.0, grow, select(product < 0.0, shrink, 1.0))
+        step = select(first, initial, steps[i]) * factor
+        step = select(step < least, least, select(step > most, most, step))
+        slope = select(product < 0.0, 0.0, slope)
+        before[i] = slope
+        steps[i] = step
+        moved = select(slope > 0.0, step, select(slope < 0.0, -step, 0.0))
+        good = finite(weights[i] - moved)
+        bad |= not (good & sound)
+        weights[i] = weights[i] - select(good, moved, 0.0)
+    return int(bad)
 
 
-# Reference: (attributes, update, w, gradient, *state) -> (w, *state).
+# Reference: (attributes, update, w, gradient, *present states) -> (w, *present states).
 
 
 def _sgd_reference(attributes, update, w, g, velocity=None):
@@ -117,25 +129,35 @@ def _sgd_reference(attributes, update, w, g, velocity=None):
     return w - attributes["lr"] * step, velocity
 
 
-def _adam_reference(attributes, update, w, g, mean, square):
-    lr, decay = attributes["lr"], attributes["weight_decay"]
-    beta1, beta2 = attributes["beta1"], attributes["beta2"]
-    if attributes["decoupled"]:
-        w = w * (1 - lr * decay)
-    else:
-        g = g + decay * w
-    mean = beta1 * mean + (1 - beta1) * g
-    square = beta2 * square + (1 - beta2) * g * g
-    corrected = mean / (1 - beta1**update)
-    spread = np.sqrt(square / (1 - beta2**update)) + attributes["eps"]
-    return w - lr * np.divide(corrected, spread, out=np.zeros_like(w), where=mean != 0), mean, square
+def _asgd_reference(attributes, update, w, g, ax):
+    g = g + attributes["weight_decay"] * w
+    eta = attributes["lr"] / attributes["slowing"]
+    w = w * (1 - attributes["lambd"] * eta) - eta * g
+    return w, w if attributes["mu"] == 1 else ax + attributes["mu"] * (w - ax)
 
 
-def _update_shape(attributes, w, g, *state):
+def _rprop_reference(attributes, update, w, g, prev, step_size):
+    if update == 1:
+        prev, step_size = np.zeros_like(prev), np.full_like(step_size, attributes["lr"])
+    turned = np.sign(g) * np.sign(prev)
+    factor = np.where(turned > 0, attributes["etaplus"], np.where(turned < 0, attributes["etaminus"], 1))
+    step_size = np.clip(step_size * factor, attributes["step_size_min"], attributes["step_size_max"])
+    g = np.where(turned < 0, 0, g)
+    return w - np.sign(g) * step_size, g, step_size
+
+
+def update_shape(attributes, w, g, *state):
+    """The shape rule of optimizers: parameter, gradient and states have one shape."""
     if any(shape != w for shape in (g, *state)):
         raise ValueError(f"parameter, gradient and state need one shape; got {w}, {g}, {state}")
     return w
 
 
-register(Op("sgd", _update_shape, _sgd_reference, cpu=sgd, states=("velocity",)))
-register(Op("adam", _update_shape, _adam_reference, cpu=adam, states=("mean", "square")))
+def ratio(numerator, denominator):
+    """For references: the quotient, and 0 where the numerator is."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=numerator != 0)
+
+
+register(Op("sgd", update_shape, _sgd_reference, cpu=sgd, states=("momentum_buffer",)))
+register(Op("asgd", update_shape, _asgd_reference, cpu=asgd, states=("ax",)))
+register(Op("rprop", update_shape, _rprop_reference, cpu=rprop, states=("prev", "step_size")))

@@ -25,9 +25,12 @@ _SPINS = 4000  # about 40 us of waiting before a worker offers its core to other
 
 
 @kernel
-def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, block, strict, goal: float, losses,
-         contexts, workers, shared, yielder, context, low, high):
+def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, block, strict, goal: float, changing,
+         changes, change_count, losses, contexts, workers, shared, yielder, context, low, high):
     """Run `steps` steps as worker `low`; the batches follow each other from row `start` of `rows`.
+
+    `changing` are the addresses of `change_count` cells of the program that `changes`, a row a step, gives new numbers
+    before each step. Who reads them does so after the step's first barrier.
 
     Puts the loss of each step into `losses` (float64; 0 if there is none) and the number of completed steps into
     shared[DONE]. Ends early where a kernel failed (shared[FAILED]), an update was not finite (shared[OVERFLOWED]), a
@@ -41,6 +44,10 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, bloc
     for step in range(steps):
         size = min(batch, rows - start)
         cells[BATCH], cells[START], cells[UPDATE] = size, start, update + step
+        if worker == 0:
+            for i in range(change_count):
+                ints(ints(changing, change_count)[i], 1)[0] = ints(changes, (step + 1) * change_count)[
+                    step * change_count + i]
         for number in range(phase_count):
             phase = ints(phases + number * PHASE * 8, PHASE)
             if phase[KIND] == ROWS:

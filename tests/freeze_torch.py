@@ -30,6 +30,11 @@ class Case:
     loss_settings: dict[str, Any] = field(default_factory=dict)
 
 
+def _of(optimizer, **settings):
+    """A case that is about its optimizer."""
+    return Case(lambda m: [m.Dense(7, 9), m.Tanh(), m.Dense(9, 3)], "numbers", "MSELoss", optimizer, settings)
+
+
 CASES = {
     "relu_cross_entropy_nesterov": Case(
         lambda m: [m.Dense(7, 17), m.ReLU(), m.Dense(17, 9), m.ReLU(), m.Dense(9, 5)], "labels",
@@ -66,7 +71,86 @@ CASES = {
         lambda m: [m.PReLU(), m.Dense(7, 34), m.PReLU(34), m.Dense(34, 18), m.GLU(), m.Dense(9, 9), m.PReLU(init=0.4),
                    m.Dropout(0.0), m.Dense(9, 2)], "numbers",
         "MSELoss", "AdamW", {"lr": 0.02, "weight_decay": 0.1}),
+    "asgd": _of("ASGD", lr=0.1, lambd=0.1, alpha=0.6, t0=4, weight_decay=0.01),
+    "rprop": _of("Rprop", lr=0.02, etas=(0.4, 1.3), step_sizes=(0.01, 0.03)),
+    "adagrad": _of("Adagrad", lr=0.05, lr_decay=0.1, weight_decay=0.01, initial_accumulator_value=0.1, eps=1e-3),
+    "adadelta": _of("Adadelta", lr=2.0, rho=0.8, eps=1e-3, weight_decay=0.01),
+    "rmsprop": _of("RMSprop", lr=0.01, alpha=0.9, eps=1e-3, weight_decay=0.01),
+    "rmsprop_centered": _of("RMSprop", lr=0.01, alpha=0.9, eps=0.01, momentum=0.8, centered=True),
+    "rmsprop_momentum": _of("RMSprop", lr=0.01, alpha=0.9, eps=1e-3, momentum=0.8),
+    "adam_amsgrad": _of("Adam", lr=0.05, betas=(0.8, 0.7), eps=1e-3, weight_decay=0.01, amsgrad=True),
+    "adamw_amsgrad": _of("AdamW", lr=0.05, betas=(0.8, 0.7), eps=1e-3, amsgrad=True),
+    "adamax": _of("Adamax", lr=0.05, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01),
+    "nadam": _of("NAdam", lr=0.02, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01, momentum_decay=0.1),
+    "nadam_decoupled": _of("NAdam", lr=0.02, eps=1e-3, weight_decay=0.1, decoupled_weight_decay=True),
+    "radam": _of("RAdam", lr=0.05, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01),
+    "radam_decoupled": _of("RAdam", lr=0.05, betas=(0.9, 0.95), weight_decay=0.1, decoupled_weight_decay=True),
+    "lion": _of("Lion", lr=0.01, betas=(0.8, 0.9), weight_decay=0.1),
 }
+
+
+class Lion:
+    """Algorithm 2 of Chen et al. 2023, which torch does not have, for torch's parameters."""
+
+    def __init__(self, parameters, lr, betas, weight_decay):
+        self.lr, self.betas, self.decay = lr, betas, weight_decay
+        self.means = [(parameter, np.zeros_like(parameter.detach().numpy())) for parameter in parameters]
+
+    def zero_grad(self):
+        for parameter, _ in self.means:
+            parameter.grad = None
+
+    def step(self):
+        beta1, beta2 = self.betas
+        for parameter, mean in self.means:
+            w, g = parameter.detach().numpy(), parameter.grad.numpy()
+            w -= self.lr * (np.sign(beta1 * mean + (1 - beta1) * g) + self.decay * w)
+            mean[...] = beta2 * mean + (1 - beta2) * g
+
+
+SCHEDULES = {  # name: class, settings and, for a sequence or chain, its parts
+    "constant": ("ConstantLR", {"factor": 0.25, "total_iters": 4}),
+    "linear": ("LinearLR", {"start_factor": 0.2, "end_factor": 0.9, "total_iters": 6}),
+    "step": ("StepLR", {"step_size": 4, "gamma": 0.3}),
+    "multi_step": ("MultiStepLR", {"milestones": [2, 3, 11], "gamma": 0.5}),
+    "exponential": ("ExponentialLR", {"gamma": 0.8}),
+    "cosine": ("CosineAnnealingLR", {"T_max": 7, "eta_min": 0.01}),
+    "one_cycle": ("OneCycleLR", {"max_lr": 0.5, "total_steps": 20}),
+    "one_cycle_linear": ("OneCycleLR", {"max_lr": 0.5, "total_steps": 20, "pct_start": 0.25, "three_phase": True,
+                                        "anneal_strategy": "linear", "div_factor": 10.0, "final_div_factor": 5.0}),
+    "plateau": ("ReduceLROnPlateau", {"patience": 1, "factor": 0.5}),
+    "plateau_with_rest": ("ReduceLROnPlateau", {"mode": "max", "patience": 0, "cooldown": 2, "threshold": 0.2,
+                                                "threshold_mode": "abs", "min_lr": 0.03}),
+    "sequence": ("SequentialLR", {"milestones": [5]}, "linear", "exponential"),
+    "chain": ("ChainedScheduler", {}, "linear", "exponential", "step"),
+}
+LOSSES_OF_EPOCHS = (5.0, 4.0, 4.1, 3.9999, 3.99999, 3.0, 3.1, 3.2, 3.1, 3.0, *[2.9] * 5, 2.5, 2.6, 2.7, 2.8, 2.9)
+
+
+def build_schedule(module, name, *optimizer):
+    """A schedule of SCHEDULES, of torch or of hotloop."""
+    kind, settings, *parts = SCHEDULES[name]
+    parts = [build_schedule(module, part, *optimizer) for part in parts]
+    if not parts:
+        return getattr(module, kind)(*optimizer, **settings)
+    first = optimizer if kind == "SequentialLR" else ()
+    return getattr(module, kind)(*first, parts, **settings)
+
+
+def freeze_schedules():
+    """Learning rate and momentum at each count, by name."""
+    import torch
+
+    found = {}
+    for name in SCHEDULES:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.5)
+        schedule = build_schedule(torch.optim.lr_scheduler, name, optimizer)
+        group, found[name] = optimizer.param_groups[0], []
+        for loss in LOSSES_OF_EPOCHS:
+            found[name].append((group["lr"], group["momentum"]))
+            optimizer.step()
+            schedule.step(*[loss] if SCHEDULES[name][0] == "ReduceLROnPlateau" else [])
+    return {name: np.array(values) for name, values in found.items()}
 
 
 ACTIVATIONS = [  # names and arguments, the same in both
@@ -132,15 +216,17 @@ def freeze(case, seed):
               "y": draw_targets(generator, case.targets, ROWS, outputs)}
     frozen |= {f"initial/{name}": value for name, value in initial.items()}
     for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)  # of the optimizers' own scalars
         net.train().load_state_dict({name: torch.tensor(value) for name, value in initial.items()})
         frozen |= {f"{str(dtype).removeprefix('torch.')}/{name}": value
                    for name, value in _train(torch, net.to(dtype), module, case, frozen, dtype)}
+    torch.set_default_dtype(torch.float32)
     return frozen
 
 
 def _train(torch, net, module, case, data, dtype):
     loss_of = getattr(module, case.loss)(**case.loss_settings)
-    optimizer = getattr(torch.optim, case.optimizer)(net.parameters(), **case.settings)
+    optimizer = getattr(torch.optim, case.optimizer, Lion)(net.parameters(), **case.settings)
     x, y = torch.tensor(data["x"], dtype=dtype), torch.tensor(data["y"])
     y = y if case.targets == "labels" else y.to(dtype)
     losses = []
@@ -164,3 +250,4 @@ if __name__ == "__main__":
     for seed, (name, case) in enumerate(CASES.items()):
         np.savez_compressed(FOLDER / f"{name}.npz", **freeze(case, seed))
     np.savez_compressed(FOLDER / "activations.npz", **freeze_activations())
+    np.savez_compressed(FOLDER / "schedules.npz", **freeze_schedules())

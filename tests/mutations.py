@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
 SMOOTH, PIECES, ROWWISE = "kernels/activations.py", "kernels/piecewise.py", "kernels/softmax.py"
 UPDATES, LOWERING = "kernels/optimizers.py", "kernels/_lowering.py"
+ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
 ROWS, LOSS, PRODUCT, UPDATE, SLOPES, CASES = (
     ("tests/test_ops.py", "-k", words) for words in (
         "rowwise", "losses", "test_dense", "updates or not_finite", "differences", "held or zero or second"))
@@ -57,15 +58,21 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (LOSSES, "for i in range(whole, batch)", "for i in range(whole + 1, batch)", LOSS),
     (LOSSES, "total /= np.float64(batch * share)", "total /= np.float64(batch)", LOSS),
     (LOSSES, "np.float64(ints(context, CONTEXT)[BATCH] * share)", "np.float64(ints(context, CONTEXT)[BATCH])", SLOPES),
-    (UPDATES, "slope = fma(decay, weights[i], slopes[i])", "slope = slopes[i]", UPDATE),
+    (UPDATES, "slope = fma(decay, weights[i], slopes[i])\n        before", "slope = slopes[i]\n        before", UPDATE),
     (UPDATES, "speed = fma(kept, before, taken * slope)", "speed = fma(kept, before, slope)", UPDATE),
     (UPDATES, "fma(own, speed, ahead * slope)", "own * speed", UPDATE),
     (UPDATES, "kept, taken = real(0.0), real(1.0)", "kept, taken = real(0.0), taken", UPDATE),
-    (UPDATES, "v = fma(old2, squares[i], new2 * slope * slope)", "v = fma(old2, squares[i], new2 * slope)", UPDATE),
-    (UPDATES, "sound = finite(fma(old2, squares[i], new2 * slope * slope))", "sound = finite(slope)", UPDATE),
-    (UPDATES, "one - power(beta2, update)", "one", UPDATE),
-    (UPDATES, "fma(math.sqrt(v), spread, floor)", "(math.sqrt(v) + floor) * spread", UPDATE),
-    (UPDATES, "weights[i] * select(good, shrink, 1.0)", "weights[i]", UPDATE),
+    (UPDATES, "step = select(step < least, least,", "step = select(step < least, step,", UPDATE),
+    (UPDATES, "slope = select(product < 0.0, 0.0, slope)", "slope = select(product < 0.0, -slope, slope)", UPDATE),
+    (UPDATES, "select(share == 1.0, moved, fma(", "select(share == 2.0, moved, fma(", UPDATE),
+    (ADAGRAD, "one + (update - 1) * lr_decay", "one + update * lr_decay", UPDATE),
+    (ADAGRAD, "deltas[i] = fma(old, deltas[i], new * moved * moved)", "deltas[i] = deltas[i] + moved * moved", UPDATE),
+    (ADAGRAD, "v = fma(-m, m, v)", "v = v - m", UPDATE),
+    (ADAM, "v = select(v > largest[i], v, largest[i])", "v = select(v < largest[i], v, largest[i])", UPDATE),
+    (ADAM, "fma(math.sqrt(v), steep, floor)", "fma(math.sqrt(v), steep, 1.0)", UPDATE),
+    (ADAM, "select(slope < 0.0, -slope, slope) + floor", "select(slope < 0.0, -slope, slope)", UPDATE),
+    (ADAM, "step = fma(of_slope, slope, of_mean * m)", "step = of_mean * m", UPDATE),
+    (ADAM, "means[i] = fma(new2, change, mean)", "means[i] = aim", UPDATE),
     ("kernels/arithmetic.py", "left[i] + right[i]", "left[i]", ROWS),
     ("kernels/_panels.py", "range(first, min(first + _BLOCK, columns))", "range(first, first + _BLOCK)", LOSS),
     ("kernels/elementary.py", "single=(-150.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),

@@ -55,8 +55,9 @@ def path(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-OPTIMIZERS = {"sgd": lambda: hl.SGD(lr=0.05), "momentum": lambda: hl.SGD(lr=0.05, momentum=0.9, nesterov=True),
-              "adamw": lambda: hl.AdamW(lr=1e-2, betas=(0.8, 0.99))}
+OPTIMIZERS = hl.optimizers.OPTIMIZERS | {
+    "momentum": lambda: hl.SGD(lr=0.05, momentum=0.9, nesterov=True), "amsgrad": lambda: hl.Adam(amsgrad=True),
+    "centered": lambda: hl.RMSprop(momentum=0.9, centered=True), "betas": lambda: hl.AdamW(lr=1e-2, betas=(0.8, 0.99))}
 
 
 # continuing
@@ -151,13 +152,15 @@ def test_other_backend_and_threads(path):
 
 
 def test_settings_survive(path):
-    trainer = make(hl.SGD(lr=0.3, momentum=0.25, weight_decay=1e-3), dtype="float64", shuffle=False, check_finite=False)
+    trainer = make(hl.SGD(lr=0.3, momentum=0.25, weight_decay=1e-3), dtype="float64", shuffle=False, check_finite=False,
+                   l1=0.5, l2=0.25, penalize_bias=True, clip_value=2.0, clip_norm=3.0)
     trainer.optimizer.lr = 0.1  # as a schedule would
     hl.save(trainer, path)
     again = hl.load(path)
     assert again.optimizer == trainer.optimizer and again.loss == trainer.loss
     assert repr(again.net) == repr(trainer.net)
-    for name in ("batch_size", "dtype", "seed", "shuffle", "check_finite", "backend", "threads"):
+    for name in ("batch_size", "dtype", "seed", "shuffle", "check_finite", "backend", "threads", "l1", "l2",
+                 "penalize_bias", "clip_value", "clip_norm"):
         assert getattr(again, name) == getattr(trainer, name)
 
 

@@ -14,7 +14,7 @@ from freeze_torch import activation_layers
 from tolerances import close
 
 import hotloop as hl
-from hotloop.kernels import OPS, _compile, _jit, _primitives, dropout, losses, optimizers, walk
+from hotloop.kernels import OPS, _compile, _jit, _primitives, dropout, losses, walk
 from hotloop.kernels._lowering import Lowering
 from hotloop.kernels._target import host
 
@@ -46,7 +46,7 @@ def test_literals_get_the_type_of_the_kernel(dtype):
 
 
 FORMULAS = [name for name, op in OPS.items()
-            if (op.cpu and op.tolerance == "elementwise" and name not in ("sin", "cos"))  # float64 reduces angles
+            if (op.cpu and op.tolerance in ("elementwise", "update") and name not in ("sin", "cos"))  # angles: float64
             or name in ("bce_with_logits_loss", "cross_entropy")]
 
 
@@ -56,7 +56,7 @@ def test_single_precision_stays_single(name):
     function = OPS[name].cpu
     code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested"))
     assert "fpext" not in code
-    if function.__module__ not in (losses.__name__, optimizers.__name__, dropout.__name__):
+    if function.__module__ not in (losses.__name__, dropout.__name__) and not OPS[name].states:
         assert re.findall(r"= (?:fadd|fsub|fmul|fdiv|fneg|(?:tail )?call) [^(@]*double.*", code) == []
 
 
@@ -132,17 +132,18 @@ def run_plain(monkeypatch):
 
 LOSSES = [(hl.MSELoss(), False), (hl.L1Loss("sum"), False), (hl.BCEWithLogitsLoss(), False),
           (hl.CrossEntropyLoss(), False), (hl.CrossEntropyLoss("sum"), True)]  # and whether targets are labels
-OPTIMIZERS = [hl.SGD(lr=0.1), hl.SGD(lr=0.1, momentum=0.9, nesterov=True), hl.Adam(lr=0.1, eps=1e-3),
-              hl.AdamW(lr=0.1, eps=1e-3)]
+OPTIMIZERS = [hl.SGD(lr=0.1, momentum=0.9, nesterov=True),
+              *[kind(lr=0.1, **{"eps": 1e-3} if "eps" in kind.__dataclass_fields__ else {})
+                for kind in hl.optimizers.OPTIMIZERS.values()]]
 NETS = list(zip(activation_layers(hl), itertools.cycle(LOSSES), itertools.cycle(OPTIMIZERS), strict=False))
 
 
-def trained(layer, loss, optimizer, dtype):
+def trained(layer, loss, optimizer, dtype, **options):
     """What training makes of a net where the layer stands first, between and last."""
     generator, (loss, labels) = np.random.default_rng(0), loss
     x, y = generator.standard_normal((3, 2)), generator.dirichlet(np.ones(5), 3)
     net = hl.Sequential(layer, hl.Dense(2, 17), layer, hl.Dense(17, 5), layer)
-    trainer = hl.Trainer(net, loss, optimizer, dtype=dtype, batch_size=2, threads=1)
+    trainer = hl.Trainer(net, loss, optimizer, dtype=dtype, batch_size=2, threads=1, **options)
     y = y.argmax(1) if labels else y
     found = trainer.gradients(x, y) | {"losses": trainer.fit(x, y).loss}
     return found | trainer.state_dict() | {"outputs": trainer.predict(x)}
@@ -175,6 +176,8 @@ def expressions(dtype):
 def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
     runs = [functools.partial(trained, *net, dtype) for net in NETS] + [functools.partial(expressions, dtype),
                                                                             functools.partial(normalised, dtype)]
+    runs.append(functools.partial(trained, *NETS[0], dtype, l1=0.1, l2=0.2, clip_value=0.1, clip_norm=0.2,
+                                  schedule=hl.StepLR(1, by="update")))
     compiled = [run() for run in runs]
     called = run_plain()
     for run, expected in zip(runs, compiled, strict=True):

@@ -11,6 +11,7 @@ import hotloop as hl
 from hotloop.layers import LAYERS
 from hotloop.losses import LOSSES
 from hotloop.optimizers import OPTIMIZERS
+from hotloop.schedules import SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 documents = pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
@@ -45,9 +46,10 @@ def test_links_and_commands_exist(name):
     assert [target for target in targets if not re.search(f"^{target}:", makefile, re.M)] == []
 
 
-def test_the_readme_names_every_layer_loss_and_optimizer():
+def test_the_readme_names_every_layer_loss_optimizer_and_schedule():
     text = (ROOT / "README.md").read_text("utf-8")
-    ours = [name for name, kind in {**LAYERS, **LOSSES, **OPTIMIZERS}.items() if kind.__module__.startswith("hotloop.")]
+    kinds = LAYERS | LOSSES | OPTIMIZERS | SCHEDULES
+    ours = [name for name, kind in kinds.items() if kind.__module__.startswith("hotloop.")]
     assert [name for name in ours if f"`{name}`" not in text] == []
 
 

@@ -10,6 +10,7 @@ import hotloop as hl
 from hotloop import functions as f
 from hotloop.kernels import OPS
 from hotloop.kernels.tensors import CHUNK
+from hotloop.optimizers import OPTIMIZERS
 
 SIZES = [(), (1,), (31,), (33,), (64,), (3, 5), (2, 3, 4), (70, 1000)]
 ELEMENTWISE = sorted(name for name, op in OPS.items() if op.arity and op.gradient)
@@ -143,3 +144,20 @@ def test_gradients_equal_differences(name, case):
 def test_a_detached_node_is_a_constant():
     _, gradients = run(lambda x: (f.detach(x) * x).sum(), [np.array([2.0, 3.0])], "cpu", wrt=[0])
     assert gradients["x0"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=lambda kind: kind.__name__)
+def test_every_optimizer_minimizes(kind):
+    x, descents = np.random.default_rng(0).standard_normal((50, 3)), []
+    for backend, threads in (("numpy", None), ("cpu", 1), ("cpu", 2)):
+        graph = hl.Graph()
+        w, v = graph.parameter("w", [1.0, 2.0, -3.0]), graph.parameter("v", 0.5)
+        value = hl.mean((hl.tanh(graph.input("x", (None, 3)) @ w) * v - 1) ** 2)
+        program = graph.compile(value, backend=backend, threads=threads)
+        descents.append(program.minimize(kind(), 20, trace=True, x=x))
+        assert program.minimize(kind(), 0, x=x).updates == 0
+    expected, *others = descents
+    assert expected.values[-1] < expected.values[0]
+    for descent in others:
+        np.testing.assert_allclose(descent.values, expected.values, rtol=1e-10)
+        np.testing.assert_allclose(descent.parameters["w"], expected.parameters["w"], rtol=1e-10)

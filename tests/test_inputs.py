@@ -10,6 +10,7 @@ from freeze_torch import activation_layers
 import hotloop as hl
 from hotloop.cpu_backend import CpuBackend
 from hotloop.numpy_backend import NumpyBackend
+from hotloop.optimizers import OPTIMIZERS
 
 ROWS, INPUTS, CLASSES = 13, 5, 3
 X = np.random.default_rng(0).integers(0, 2, (ROWS, INPUTS)).astype(np.float32)  # numbers that every dtype has
@@ -322,11 +323,11 @@ CONSTRUCTIONS = [
       for kind in (hl.MSELoss, hl.L1Loss, hl.BCEWithLogitsLoss, hl.CrossEntropyLoss)],
     (lambda: hl.MSELoss(None), ValueError, "reduction", "mean", "sum", "None"),
     *[(lambda kind=kind, lr=lr: kind(lr=lr), ValueError, "lr", "more than 0", str(float(lr)))
-      for kind in (hl.SGD, hl.Adam, hl.AdamW) for lr in (0, -1e-3, np.nan, np.inf)],
+      for kind in OPTIMIZERS.values() for lr in (0, -1e-3, np.nan, np.inf)],
     *[(lambda kind=kind, lr=lr: kind(lr=lr), TypeError, "lr", "number", repr(lr))
-      for kind in (hl.SGD, hl.Adam, hl.AdamW) for lr in ("0.1", None, True, 1j, np.array([0.1]))],
+      for kind in OPTIMIZERS.values() for lr in ("0.1", None, True, 1j, np.array([0.1]))],
     *[(lambda kind=kind: kind(weight_decay=-0.1), ValueError, "weight_decay", "at least 0", "-0.1")
-      for kind in (hl.SGD, hl.Adam, hl.AdamW)],
+      for kind in OPTIMIZERS.values() if kind is not hl.Rprop],
     (lambda: hl.SGD(momentum=1), ValueError, "momentum", "less than 1", "1.0"),
     (lambda: hl.SGD(momentum=-0.1), ValueError, "momentum", "at least 0", "-0.1"),
     (lambda: hl.SGD(momentum=0.9, dampening=np.nan), ValueError, "dampening", "nan"),
@@ -339,6 +340,15 @@ CONSTRUCTIONS = [
     (lambda: hl.Adam(betas=("0.9", 0.9)), TypeError, "betas", "number", "'0.9'"),
     (lambda: hl.Adam(eps=-1e-8), ValueError, "eps", "at least 0", "-1e-08"),
     (lambda: hl.Adam(eps=np.inf), ValueError, "eps", "finite", "inf"),
+    *[(lambda kind=kind, name=name: kind(**{name: 1}), ValueError, name, "less than 1", "1.0")
+      for kind, name in ((hl.RMSprop, "alpha"), (hl.RMSprop, "momentum"), (hl.Adadelta, "rho"))],
+    *[(lambda kind=kind, name=name: kind(**{name: -1}), ValueError, name, "at least 0", "-1.0")
+      for kind, name in ((hl.ASGD, "lambd"), (hl.ASGD, "t0"), (hl.Adagrad, "lr_decay"), (hl.NAdam, "momentum_decay"),
+                         (hl.Adagrad, "initial_accumulator_value"))],
+    (lambda: hl.RMSprop(centered=1), TypeError, "centered", "True or False", "1"),
+    (lambda: hl.Rprop(etas=(0.5, 1)), ValueError, "etas[1]", "more than 1", "1.0"),
+    (lambda: hl.Rprop(etas=(0, 1.2)), ValueError, "etas[0]", "more than 0", "0.0"),
+    (lambda: hl.Rprop(step_sizes=0.1), ValueError, "step_sizes", "two numbers", "0.1"),
     (lambda: hl.Sequential(), ValueError, "at least one Dense"),
     (lambda: hl.Sequential(hl.ReLU()), ValueError, "at least one Dense"),
     (lambda: hl.Sequential(hl.Dense(2, 3), hl.Dense(4, 2)), ValueError, "layer 1", "4", "layer 0", "3"),
@@ -376,12 +386,12 @@ def test_bad_construction(call, kind, words):
         call()
 
 
-@pytest.mark.parametrize("optimizer", [hl.SGD(), hl.Adam(), hl.AdamW()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("optimizer", [kind() for kind in OPTIMIZERS.values() if kind is not hl.Rprop], ids=repr)
 def test_settings_are_checked_when_they_change(optimizer):
     refused(lambda: setattr(optimizer, "lr", -1), ValueError, "lr", "more than 0", "-1.0")
     refused(lambda: setattr(optimizer, "weight_decay", "1"), TypeError, "weight_decay", "number", "'1'")
     refused(lambda: setattr(optimizer, "learning_rate", 0.1), AttributeError, "learning_rate", "lr", "weight_decay")
-    assert (optimizer.lr, optimizer.weight_decay) == (1e-3, type(optimizer)().weight_decay)
+    assert optimizer == type(optimizer)()
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -434,15 +444,16 @@ def test_history_forgets_an_epoch_that_failed(backend, monkeypatch):
     assert trainer.fit(X, LABELS).loss == twin.fit(X, LABELS).loss
 
 
-OPTIMIZERS = {"sgd": hl.SGD, "momentum": lambda lr: hl.SGD(lr=lr, momentum=0.9), "adam": hl.Adam,
-              "adamw": lambda lr: hl.AdamW(lr=lr, weight_decay=0)}
+OF_RATE = OPTIMIZERS | {"momentum": lambda lr: hl.SGD(lr=lr, momentum=0.9),
+                        "AdamW": lambda lr: hl.AdamW(lr=lr, weight_decay=0)}
+del OF_RATE["Rprop"]  # lr is where its steps begin
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OF_RATE)
 def test_an_enormous_rate_stops_the_training(backend, optimizer, dtype):
     net = hl.Sequential(hl.Dense(INPUTS, 6), *[hl.Dense(6, 6) for _ in range(6)], hl.Dense(6, CLASSES))
-    trainer = hl.Trainer(net, hl.MSELoss(), OPTIMIZERS[optimizer](lr=1e30), batch_size=4, backend=backend, dtype=dtype)
+    trainer = hl.Trainer(net, hl.MSELoss(), OF_RATE[optimizer](lr=1e30), batch_size=4, backend=backend, dtype=dtype)
     before = net.state_dict()
     with pytest.raises(hl.NonFiniteError, match="learning rate") as caught:
         trainer.fit(X, NUMBERS, epochs=100)
@@ -453,12 +464,12 @@ def test_an_enormous_rate_stops_the_training(backend, optimizer, dtype):
     assert np.isfinite(trainer.fit(X, NUMBERS, epochs=3).loss).all()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OF_RATE)
 def test_a_gradient_beyond_the_dtype_spoils_nothing(backend, optimizer):
     """The loss, 1e32, is finite; the gradient is not."""
     net = hl.Sequential(hl.Dense(1, 1, bias=False))
     net.load_state_dict({"0.weight": [[1e-14]]})
-    trainer = hl.Trainer(net, hl.MSELoss(), OPTIMIZERS[optimizer](lr=1e-3), backend=backend)
+    trainer = hl.Trainer(net, hl.MSELoss(), OF_RATE[optimizer](lr=1e-3), backend=backend)
     with pytest.raises(hl.NonFiniteError, match="step 1"):
         trainer.step([[1e30]], [[0.0]])
     assert all(np.isfinite(value).all() for value in trainer.state_dict().values())

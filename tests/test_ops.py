@@ -1,5 +1,6 @@
 """Every op of the table: its kernel against its reference, its gradient against differences, and the hard cases."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -20,17 +21,40 @@ from hotloop.program import Buffer
 
 SOFTMAXES = ("softmax", "log_softmax")
 ROWWISE = [f"{name}{end}" for name in (*ACTIVATIONS, *SOFTMAXES) for end in ("", "_backward")] + ["add"]
+CHANGES = ["penalty", "penalty_gradient", "clip_value", "gradient_norm", "clip_norm"]  # see test_gradients
 DENSE = ["dense", "dense_input_gradient", "dense_weight_gradient", "dense_bias_gradient"]
-UPDATES = {
-    "sgd": [{"momentum": 0.0}, {"momentum": 0.0, "weight_decay": 0.1}, {}, {"dampening": 0.3}, {"weight_decay": 0.1},
-            {"nesterov": 1}, {"nesterov": 1, "weight_decay": 0.1}],
-    "adam": [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled": 1}, {"beta1": 0.5, "eps": 0.1},
-             {"beta1": 0.0, "beta2": 0.9}],
-}
+STILL = {"lr": 0.1, "weight_decay": 0.0}
+MOMENTS = STILL | {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 DEFAULTS = {
-    "sgd": {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": 0},
-    "adam": {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "decoupled": 0},
+    "sgd": STILL | {"momentum": 0.9, "dampening": 0.0, "nesterov": 0},
+    "asgd": STILL | {"slowing": 2.0, "mu": 0.25, "lambd": 0.01},
+    "rprop": {"lr": 0.1, "etaminus": 0.5, "etaplus": 1.2, "step_size_min": 0.06, "step_size_max": 0.13},
+    "adagrad": STILL | {"lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10},
+    "adadelta": STILL | {"lr": 1.0, "rho": 0.9, "eps": 1e-6},
+    "rmsprop": STILL | {"alpha": 0.5, "eps": 1e-3, "momentum": 0.9, "centered": 1},
+    "adam": MOMENTS | {"decoupled_weight_decay": 0, "amsgrad": 0},
+    "adamax": MOMENTS,
+    "nadam": MOMENTS | {"beta2": 0.9, "decoupled_weight_decay": 0, "mu": 0.7, "mu_next": 0.8, "mu_product": 0.6},
+    "radam": MOMENTS | {"beta2": 0.9, "decoupled_weight_decay": 0},
+    "lion": STILL | {"beta1": 0.9, "beta2": 0.99},
 }
+DECAY = {"weight_decay": 0.1}
+UPDATES = {
+    "sgd": [{"momentum": 0.0}, {"momentum": 0.0} | DECAY, {}, {"dampening": 0.3}, DECAY, {"nesterov": 1},
+            {"nesterov": 1} | DECAY],
+    "asgd": [{}, DECAY, {"mu": 1.0}],
+    "rprop": [{}],
+    "adagrad": [{}, DECAY, {"lr_decay": 0.1, "initial_accumulator_value": 0.5, "eps": 0.1}],
+    "adadelta": [{}, DECAY, {"rho": 0.5, "eps": 0.1}],
+    "rmsprop": [{}, DECAY, {"centered": 0}, {"momentum": 0.0}, {"centered": 0, "momentum": 0.0}],
+    "adam": [{}, DECAY, DECAY | {"decoupled_weight_decay": 1}, {"beta1": 0.5, "eps": 0.1},
+             {"beta1": 0.0, "beta2": 0.9}, {"amsgrad": 1}],
+    "adamax": [{}, DECAY, {"beta1": 0.5, "beta2": 0.9, "eps": 0.1}],
+    "nadam": [{}, DECAY, DECAY | {"decoupled_weight_decay": 1}],
+    "radam": [{}, DECAY, DECAY | {"decoupled_weight_decay": 1}, {"beta2": 0.8, "eps": 0.1}],
+    "lion": [{}, DECAY],
+}
+ABSENT = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}  # state: what needs it
 EDGES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)  # around vectors, panels and tiles
 SHAPES = [(0, 5), (1000, 100), (3, 2000), *((rows, 17) for rows in (1, 31, 33, 50, 64, 65, 130)),
           *((3, cols) for cols in EDGES)]
@@ -44,7 +68,7 @@ def test_every_op_is_tested():
 
     losses = [f"{name}{end}" for name in LOSSES for end in ("", "_backward")]
     general = {name for name, op in OPS.items() if op.arity or op.tangent}  # see test_general_graphs.py
-    assert sorted({*ROWWISE, *losses, *DENSE, *UPDATES, *OPERANDS} | general) == sorted(OPS)
+    assert sorted({*ROWWISE, *losses, *DENSE, *UPDATES, *CHANGES, *OPERANDS} | general) == sorted(OPS)
 
 
 def cases(names):
@@ -156,6 +180,11 @@ updates = pytest.mark.parametrize(("name", "settings"), [(name, case) for name i
                                   ids=str)
 
 
+def states_of(op, settings, w, value):
+    """Arrays for the states that an optimizer of these settings has, None for the others."""
+    return {state: np.full_like(w, value) if settings.get(ABSENT.get(state, "lr"), 1) else None for state in op.states}
+
+
 @updates
 @pytest.mark.parametrize("size", [1, 31, 33, 50, 64, 5000])
 def test_updates(name, settings, size, dtype, worker):
@@ -164,9 +193,7 @@ def test_updates(name, settings, size, dtype, worker):
     generator = np.random.default_rng(size)
     low, high = 5, 5 + size
     w = generator.standard_normal(size + 9).astype(dtype)
-    states = {state: np.full_like(w, np.nan if name == "sgd" else 0) for state in op.states}
-    if name == "sgd" and not settings["momentum"]:
-        states["velocity"] = None
+    states = states_of(op, settings, w, np.nan if name in ("sgd", "rprop", "adagrad") else 0)
     for update in (1, 2, 3, 1000):
         g = generator.standard_normal(size + 9).astype(dtype)
         held = [w, *(state for state in states.values() if state is not None)]
@@ -185,9 +212,7 @@ def test_updates(name, settings, size, dtype, worker):
 def test_an_update_that_is_not_finite_is_not_made(name, settings, dtype, worker):
     """Nor is a state left that is not."""
     op, settings, w = OPS[name], DEFAULTS[name] | settings, np.ones(50, dtype)
-    states = {state: np.zeros(50, dtype) for state in op.states}
-    if not settings.get("momentum", 1):
-        states["velocity"] = None
+    states = states_of(op, settings, w, 0)
     held = [state for state in states.values() if state is not None]
     g = np.full(50, 0.5, dtype)
     g[[3, 17, 40]] = np.inf, np.finfo(dtype).max, np.nan
@@ -365,7 +390,8 @@ def test_gradients_are_central_differences(ops, loss):
 
 
 def test_every_gradient_rule_is_tested():
-    assert {name for ops, _ in CHAINS for name in ops} | {loss for _, (loss, _) in CHAINS} == set(WITH_GRADIENT)
+    assert {name for ops, _ in CHAINS for name in ops} | {loss for _, (loss, _) in CHAINS} == {
+        *WITH_GRADIENT, *LAYERS}
 
 
 # Whole programs
@@ -511,17 +537,28 @@ def at_rest(backend, dtype, optimizer):
 
 
 @backends
-@pytest.mark.parametrize("optimizer", [hl.SGD(), hl.SGD(momentum=0.9), hl.SGD(momentum=0.9, nesterov=True), hl.Adam(),
-                                       hl.AdamW(weight_decay=0)], ids=repr)
+@pytest.mark.parametrize("optimizer", [
+    hl.SGD(), hl.SGD(momentum=0.9), hl.SGD(momentum=0.9, nesterov=True), hl.ASGD(lambd=0), hl.Rprop(), hl.Adagrad(),
+    hl.Adadelta(), hl.RMSprop(), hl.RMSprop(momentum=0.9, centered=True, eps=0), hl.Adam(),
+    hl.Adam(amsgrad=True, eps=0), hl.AdamW(weight_decay=0), hl.Adamax(), hl.Adamax(eps=0), hl.NAdam(), hl.NAdam(eps=0),
+    hl.RAdam(), hl.RAdam(eps=0), hl.Lion()], ids=repr)
 def test_no_gradient_moves_nothing(optimizer, backend, dtype):
     trainer, weight, x, y = at_rest(backend, dtype, optimizer)
     trainer.fit(x, y, epochs=100)
     assert trainer.net.state_dict()["0.weight"].tobytes() == weight.tobytes()
 
 
+def test_every_optimizer_is_known_to_rest():
+    rested = test_no_gradient_moves_nothing.pytestmark
+    assert {type(value) for mark in rested if mark.args[0] == "optimizer" for value in mark.args[1]} == set(
+        hl.optimizers.OPTIMIZERS.values())
+
+
 @backends
-def test_decoupled_decay_is_exact(backend, dtype):
-    trainer, weight, x, y = at_rest(backend, dtype, hl.AdamW(lr=0.01, weight_decay=0.1))
+@pytest.mark.parametrize("kind", [hl.AdamW, hl.Lion, *[functools.partial(kind, decoupled_weight_decay=True)
+                                                       for kind in (hl.NAdam, hl.RAdam)]], ids=repr)
+def test_decoupled_decay_is_exact(kind, backend, dtype):
+    trainer, weight, x, y = at_rest(backend, dtype, kind(lr=0.01, weight_decay=0.1))
     trainer.step(x, y)
     expected = weight * dtype.type(1 - 0.01 * 0.1)
     assert trainer.net.state_dict()["0.weight"].tobytes() == expected.tobytes()

@@ -165,10 +165,10 @@ def test_callbacks_are_told(backend, step_by_step):
         (epoch, batch, 7) for epoch in (0, 1) for batch in range(1, 8)]
     assert recorder.chunks[6]["loss"] == recorder.epochs[0]["loss"]
     assert [log["epoch"] for log in recorder.epochs] == [0, 1]
-    for name in ("loss", "seconds", "val_loss", "val_accuracy"):
+    for name in ("loss", "lr", "seconds", "val_loss", "val_accuracy"):
         assert [log[name] for log in recorder.epochs] == getattr(history, name)
     trainer.fit(x, y, callbacks=[recorder])
-    assert recorder.epochs[-1].keys() == {"epoch", "loss", "seconds"} and recorder.epochs[-1]["epoch"] == 2
+    assert recorder.epochs[-1].keys() == {"epoch", "loss", "lr", "seconds"} and recorder.epochs[-1]["epoch"] == 2
 
 
 class OnlyEpochs:
@@ -330,8 +330,8 @@ def test_a_step_returns_the_loss_before_the_update(backend):
 # state
 
 
-@pytest.mark.parametrize("optimizer", [hl.SGD, lambda: hl.SGD(momentum=0.9), hl.Adam, hl.AdamW],
-                         ids=["sgd", "momentum", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", [lambda: hl.SGD(momentum=0.9), lambda: hl.RMSprop(momentum=0.9),
+                                       lambda: hl.Adam(amsgrad=True), *hl.optimizers.OPTIMIZERS.values()])
 def test_state_dict_goes_round(backend, optimizer):
     one, other, (x, y) = make(backend, optimizer=optimizer()), make(backend, optimizer=optimizer()), data()
     for _ in range(3):

@@ -6,6 +6,7 @@ EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 # Errors in units of epsilon * sqrt(terms), relative to the magnitude of what was computed.
 UNITS = {
     "elementwise": 4,  # a few roundings of one element
+    "update": 16,  # roundings of one element before and after a quotient whose numerator may cancel
     "row": 4,  # a reduction over a row, or what was divided by one
     "product": 2,  # one chain of fused multiply-adds
     "training": 16,  # steps of a whole network; `terms` counts the rows that went through it

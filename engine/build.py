@@ -1,0 +1,59 @@
+"""From a trainer's parts to the programs that it runs: for prediction, evaluation, gradients and training."""
+
+import numpy as np
+
+from hotloop.kernels import OPS
+
+from .autodiff import differentiate
+from .cpu_backend import layout
+from .plan import plan
+
+
+def build(trainer, goal, kind):
+    """The program for `goal`: "predict", "evaluate", "gradient" or "train"; `kind` of targets, "labels" or "target"."""
+    graph, prediction = trainer.net.graph(training=goal in ("train", "gradient"))
+    optimizer = trainer.optimizer
+    options = {"states": optimizer.states(), "layout": layout(trainer.dtype), "settings": {"key": _key(trainer.seed)}}
+    if goal == "predict":
+        return plan(graph, prediction=prediction, **options)
+    loss = trainer.loss.apply(graph, prediction, kind)
+    if goal == "evaluate":
+        return plan(graph, loss=loss, prediction=prediction, **options)
+    updates = [node for node in graph.nodes if node.inputs and OPS[node.op].phase == "update"]
+    if goal == "train" and optimizer.op is None:  # it takes the gradient's program, then lets statistics follow
+        return plan(graph, loss=loss, updates=updates, **options)
+    parameters = [node for node in graph.nodes if node.op == "parameter"]
+    gradients = dict(zip(parameters, differentiate(graph, loss, parameters), strict=True))
+    if trainer.l1 or trainer.l2:
+        loss = _penalize(graph, loss, gradients, trainer.penalize_bias, {"l1": trainer.l1, "l2": trainer.l2})
+    if goal == "gradient":
+        return plan(graph, loss=loss, gradients=gradients, keep_gradient=True, **options)
+    for parameter, gradient in _clip(graph, gradients, trainer.clip_value, trainer.clip_norm).items():
+        states = [graph.parameter(f"{parameter.name}.{name}", shape=parameter.shape) for name in optimizer.states()]
+        updates.append(graph.apply(optimizer.op, parameter, gradient, *states, name=f"{parameter.name}.update"))
+    return plan(graph, loss=loss, gradients=gradients, updates=updates, **options)
+
+
+def _key(seed):
+    """The seed as the int64 that a step's random numbers start from."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64).view(np.int64)[0])
+
+
+def _penalize(graph, loss, gradients, bias, amounts):
+    """The loss with penalties; their slopes are added in `gradients`."""
+    penalized = [parameter for parameter in gradients if bias or len(parameter.shape) > 1]
+    for parameter in penalized:
+        gradients[parameter] = graph.apply("penalty_gradient", gradients[parameter], parameter, **amounts)
+    return graph.apply("penalty", loss, *penalized, **amounts)
+
+
+def _clip(graph, gradients, value, norm):
+    """What the optimizer is given for each parameter's gradient."""
+    if value is not None:
+        gradients = {parameter: graph.apply("clip_value", gradient, clip_value=value)
+                     for parameter, gradient in gradients.items()}
+    if norm is not None:
+        whole = graph.apply("gradient_norm", *gradients.values())
+        gradients = {parameter: graph.apply("clip_norm", gradient, whole, max_norm=norm)
+                     for parameter, gradient in gradients.items()}
+    return gradients
