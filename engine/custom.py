@@ -43,5 +43,5 @@ def operation(name, value, derivative, numpy=None, numpy_derivative=None):
         return lambda x: np.asarray(trace(formula, x) + np.zeros_like(x), x.dtype)
 
     activation(name, value, derivative, "x", numpy or of_arrays(value), numpy_derivative or of_arrays(derivative))
-    return type(name, (Activation,), {"op": name, "__doc__": f"The operation {name!r}.",
+    return type(name, (Activation,), {"op": name, "__doc__": f"The operation {name!r}.", "__module__": value.__module__,
                                       "__repr__": lambda self: name})()

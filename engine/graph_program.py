@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hotloop.kernels import OPS
+
 from . import autodiff, checks, data
 from .errors import NonFiniteError
 from .node import Node
@@ -71,6 +73,9 @@ class GraphProgram:
         for node in live:
             if node.op in ("target", "labels"):
                 raise ValueError(f"{node!r} is a target of networks: use an input")
+            if node.inputs and not (OPS[node.op].arity or OPS[node.op].tangent):
+                raise ValueError(f"op {node.op!r} of node {node!r} belongs to layers of networks: compose the value of "
+                                 "functions, such as hotloop.softmax")
         if self.backend == "numpy":
             from .graph_numpy import NumpyGraph as Engine
         else:

@@ -21,7 +21,6 @@ from scipy import special
 from hotloop.cpu_backend import CpuBackend, layout
 from hotloop.graph import Graph
 from hotloop.kernels import OPS, _jit, elementary
-from hotloop.kernels._op import one_shape
 from hotloop.kernels._primitives import reals
 from hotloop.kernels._target import cores, host
 from hotloop.plan import plan
@@ -59,7 +58,7 @@ REFERENCES = {
 
 def names():
     """Every function that has one operand and one result for each element."""
-    unary = [name for name, op in OPS.items() if op.shape is one_shape and op.cpu and op.tolerance == "elementwise"]
+    unary = [name for name, op in OPS.items() if op.arity == 1 and not _jit._foreign(op.cpu)]
     return [*unary, *(name for name in REFERENCES if name not in unary)]
 
 
