@@ -4,12 +4,19 @@ import hypothesis
 import numpy as np
 import pytest
 
-from hotloop.kernels import _jit
+from hotloop.kernels import _ahead, _jit
 from hotloop.kernels._context import BATCH, CONTEXT, GRADIENT, LOSS, SCRATCH, UPDATE, ZEROS
-from hotloop.kernels._target import host
+from hotloop.kernels._target import cores, host
 
 hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("hotloop")
+
+
+def pytest_collection_finish(session):
+    """A run of everything needs all kernels: compile them on all cores, not one by one where a test comes upon them."""
+    if len(session.items) > 5000 and not session.config.option.collectonly:
+        own = [kernel for kernel in _jit.kernels if kernel.__module__.startswith("hotloop.")]
+        _ahead.compile_ahead([(kernel, dtype) for kernel in own for dtype in ("float32", "float64")], cores())
 
 
 @pytest.fixture(scope="session", params=["float32", "float64"])
