@@ -73,7 +73,7 @@ from .history import History
 from .layers import GLU, Activation, Dense, Dropout, Layer, Maxout, PReLU
 from .lbfgs import LBFGS
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
-from .network import Sequential
+from .network import Network, Sequential
 from .normalization import BatchNorm1d, LayerNorm, RMSNorm
 from .optimizers import (
     ASGD,
@@ -112,7 +112,7 @@ __all__ = [
     "CrossEntropyLoss", "Dense", "Descent", "Dropout", "ExponentialLR", "GradientError", "Graph", "GraphProgram",
     "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "History", "Identity", "InverseScalingLR", "L1Loss", "Layer",
     "LayerNorm", "LeakyReLU", "LinearLR", "Lion", "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish",
-    "MultiStepLR", "NAdam", "NonFiniteError", "OneCycleLR", "PReLU", "ProgressBar", "RAdam", "RMSNorm", "RMSprop",
+    "MultiStepLR", "NAdam", "Network", "NonFiniteError", "OneCycleLR", "PReLU", "ProgressBar", "RAdam", "RMSNorm", "RMSprop",
     "ReLU", "ReLU6", "ReduceLROnPlateau", "Rprop", "Sequential", "SequentialLR", "SiLU", "Sigmoid", "Softmax",
     "Softmin", "Softplus", "Softshrink", "Softsign", "StepLR", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute",
     "concatenate", "cos", "detach", "equal", "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax",

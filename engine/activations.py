@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from .functions import log_softmax, softmax
 from .layers import Activation
-from .node import Node
 
 _POSITIVE = {"low": 0, "open_low": True}
 
@@ -198,6 +198,10 @@ class Softmax(Activation):
 
     op = "softmax"
 
+    def formula(self, x):
+        """As it says, without overflow."""
+        return softmax(x)
+
 
 class Softmin(Activation):
     """y_i = exp(-x_i) / sum_j exp(-x_j) over each row: the softmax of -x."""
@@ -208,9 +212,9 @@ class Softmin(Activation):
         """Append -x and its softmax to `graph`."""
         return super().apply(graph, graph.apply("negative", x, name=f"negative_{prefix}"), prefix, training)
 
-    def __call__(self, x):
-        """The softmax of minus a node of a graph."""
-        return super().__call__(-x if isinstance(x, Node) else x)
+    def formula(self, x):
+        """As it says, without overflow."""
+        return softmax(-x)
 
 
 class LogSoftmax(Activation):
@@ -220,3 +224,7 @@ class LogSoftmax(Activation):
     """
 
     op = "log_softmax"
+
+    def formula(self, x):
+        """As it says, without overflow."""
+        return log_softmax(x)

@@ -64,10 +64,10 @@ def jvp(graph, value, tangents):
 
 
 def _tangent(graph, node, moved):
-    op = OPS[node.op]
-    if op.tangent is not None:
+    op = OPS.get(node.op)
+    if op is not None and op.tangent is not None:
         return op.tangent(graph, node, moved)
-    if not op.arity:
+    if op is None or not op.arity:
         raise ValueError(f"op {node.op!r} of node {node!r} has no forward-mode rule: use the gradient")
     rule, total = _rule(node), None
     for place, tangent in enumerate(moved):  # the Jacobian is diagonal: its product is the same from either side
@@ -78,7 +78,7 @@ def _tangent(graph, node, moved):
 
 
 def _rule(node):
-    if OPS[node.op].gradient is None:
+    if node.op not in OPS or OPS[node.op].gradient is None:
         raise ValueError(f"op {node.op!r} of node {node!r} has no gradient: leave it out of what is differentiated")
     return OPS[node.op].gradient
 

@@ -18,7 +18,7 @@ from .checks import given
 from .layers import LAYERS
 from .lbfgs import LBFGS
 from .losses import LOSSES
-from .network import Sequential, shapes_of
+from .network import Sequential
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 from .trainer import Trainer

@@ -2,8 +2,10 @@
 
 
 import operator
+import re
 from dataclasses import dataclass, field
 from inspect import signature
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +15,37 @@ from hotloop.kernels.shapes import broadcast
 from .autodiff import differentiate, jvp
 from .node import Node
 
+_NAME = re.compile(r"\w+(\.\w+)*")
 SOURCES = ("input", "target", "labels", "parameter", "statistic", "key", "constant")  # nodes without an op
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """A layer in a graph: what its parameters are called after, `name.weight`, and where their first values come from.
+
+    place: its number among the graph's layers. values: the first values by the layer's own names, if not drawn.
+    """
+
+    layer: Any
+    name: str
+    place: int
+    values: dict[str, np.ndarray] | None = None
+
+    def shapes(self, kind):
+        """Shapes of the layer's "parameters" or "statistics" by full name."""
+        return {f"{self.name}.{name}": shape for name, shape in getattr(self.layer, kind)().items()}
+
+    def initialize(self, seed):
+        """Yield (full name, first row, rows) until all parameters and statistics have their first values."""
+        rows = (self.layer.initialize(np.random.default_rng([seed, self.place])) if self.values is None else
+                ((name, 0, np.atleast_1d(value)) for name, value in self.values.items()))
+        for name, first, part in rows:
+            yield f"{self.name}.{name}", first, part
 
 
 @dataclass
 class Graph:
-    """A static graph of any expression: sources, and nodes that operators and functions make of them.
+    """A static graph of any expression: sources, and nodes that operators, functions and layers make of them.
 
         g = Graph()
         w, x = g.parameter("w", [1.0, 2.0]), g.input("x", (None, 2))
@@ -27,9 +54,17 @@ class Graph:
         value, gradients = program(x=array)
 
     `nodes` stand in an order in which each follows its operands. Names are those of sources, or made from the op.
+    seed: of the first parameters of layers.
     """
 
     nodes: list[Node] = field(default_factory=list)
+    seed: int = 0
+
+    def __getitem__(self, name):
+        """The node of this name; KeyError where there is none."""
+        if name not in self._names:
+            raise KeyError(f"the graph has no node {name!r}, only {', '.join(self._names)}")
+        return self._names[name]
 
     # sources
 
@@ -66,6 +101,10 @@ class Graph:
         """A value that lasts but is not trained, such as a running mean; of shape () a count, int64."""
         return self._source("statistic", name, shape)
 
+    def lasting(self, op, name, shape):
+        """The "parameter" or "statistic" of this name, made where there is none yet."""
+        return self._names[name] if name in self._names else self._source(op, name, shape)
+
     def key(self):
         """What random numbers are drawn from: a step's seed and number. One node, however many ask for it."""
         found = [node for node in self.nodes if node.op == "key"]
@@ -78,7 +117,7 @@ class Graph:
                 raise ValueError(f"{value!r} is not a node of this graph")
             return value
         array = _numbers(value, "a constant")
-        key = array.shape, array.tobytes()
+        key = _content(array)
         if key not in self._constants:
             name = f"{array:g}" if array.ndim == 0 else "constant"
             node = Node("constant", (), {"value": array}, array.shape, self._free(name), self)
@@ -133,6 +172,68 @@ class Graph:
         row, column = a if a.ndim == 2 else a.reshape(1, -1), b if b.ndim == 2 else b.reshape(-1, 1)
         return self.apply("matmul", row, column).reshape(a.shape[:-1] + b.shape[1:])
 
+    def call(self, layer, x, name=None, values=None):
+        """Add what `layer` makes of the node x. Called again, a layer with parameters uses the same ones.
+
+        name: what its parameters are called after; its number among the graph's layers by default. values: for a part
+        of a network, which goes by its name: the first parameters, by the layer's own names.
+        """
+        if x not in self._members:
+            raise ValueError(f"{layer!r}: {x!r} is not a node of this graph")
+        takes = layer.sizes()[0] if layer.sizes() else None
+        if takes and (not x.shape or x.shape[-1] != takes):
+            raise ValueError(f"{layer!r} takes {takes} features, got {x!r}: make them equal")
+        if layer.pool > 1 and (not x.shape or x.shape[-1] is None or x.shape[-1] % layer.pool):
+            raise ValueError(f"{layer!r} makes one feature of {layer.pool}, got {x!r}: make them a multiple of it")
+        module = self._module(layer, name, values)
+        made = layer.formula(x, **layer.sources(self, module.name))
+        if made is None:
+            size = layer.sizes()[1] if layer.sizes() else x.shape[-1]
+            made = self._add(Node("layer", (x,), {"layer": layer}, (*x.shape[:-1], size), self._free("layer"), self))
+        self.calls[made] = module, x
+        return made
+
+    def initial(self, names):
+        """The first values of those among `names` that are parameters of layers."""
+        values = {}
+        for module in self.modules.values():
+            shapes = {name: shape for name, shape in module.shapes("parameters").items() if name in names}
+            values |= {name: np.empty(shape) for name, shape in shapes.items()}
+            for name, first, rows in module.initialize(self.seed) if shapes else ():
+                if name in values:
+                    values[name][first : first + len(rows)] = rows
+        return values
+
+    def name_of(self, layer, name=None):
+        """The name of a layer or network in this graph: the one it was given before, else `name`, else its number."""
+        known = self._called.get(layer)
+        if known is None:
+            known = self._called[layer] = self._free_name(name)
+        if name not in (None, known):
+            raise ValueError(f"{layer!r} is called {known!r} in this graph already: it cannot be {name!r}, too")
+        return known
+
+    def _free_name(self, name):
+        """`name`, or a number for None, as the name of a new layer."""
+        chosen = str(self._number()) if name is None else name
+        if not isinstance(chosen, str) or not _NAME.fullmatch(chosen):
+            raise ValueError(f"a layer's name must be of letters, digits, _ and single dots, got {name!r}")
+        if any(module == chosen or module.startswith(f"{chosen}.") for module in self.modules):
+            raise ValueError(f"the graph has a layer {chosen!r} already: choose another name")
+        return chosen
+
+    def _number(self):
+        """How many layers and networks were called."""
+        return len({name.partition(".")[0] for name in self.modules})
+
+    def _module(self, layer, name, values):
+        if values is None:  # not a part of a network, which has its name already
+            shares = layer.parameters() or layer.statistics()
+            name = self.name_of(layer, name) if shares else self._free_name(name)
+        if name not in self.modules:
+            self.modules[name] = Module(layer, name, self._number(), values)
+        return self.modules[name]
+
     def _source(self, op, name, shape, **attributes):
         if not isinstance(name, str) or not name:
             raise TypeError(f"a node's name must be a string, got {name!r}")
@@ -143,7 +244,7 @@ class Graph:
     def _add(self, node):
         self.nodes.append(node)
         self._members.add(node)
-        self._names.add(node.name)
+        self._names[node.name] = node
         return node
 
     def _free(self, name):
@@ -154,9 +255,30 @@ class Graph:
 
     def __post_init__(self):
         """Index the nodes that the graph starts with."""
+        self.modules: dict[str, Module] = {}  # by name, in the order of their first calls
+        self.calls: dict[Node, tuple[Module, Node]] = {}  # the results of layers: which layer, of which node
+        self._called = {}  # layer or network -> its name
         self._members = set(self.nodes)
-        self._names = {node.name for node in self.nodes}
+        self._names = {node.name: node for node in self.nodes}
         self._constants = {}
+
+    def __getstate__(self):
+        """Nodes as plain data: pickled one in another, they would go too deep."""
+        nodes = [(node.op, [operand.name for operand in node.inputs], node.attributes, node.shape, node.name)
+                 for node in self.nodes]
+        calls = [(node.name, module.name, x.name) for node, (module, x) in self.calls.items()]
+        return nodes, calls, self.seed, self.modules, self._called
+
+    def __setstate__(self, state):
+        """Take over what `__getstate__` gave."""
+        nodes, calls, seed, modules, called = state
+        self.__init__(seed=seed)
+        for op, operands, attributes, shape, name in nodes:
+            node = self._add(Node(op, tuple(map(self._names.get, operands)), attributes, shape, name, self))
+            if op == "constant":
+                self._constants[_content(attributes["value"])] = node
+        self.modules, self._called = modules, called
+        self.calls = {self._names[name]: (modules[module], self._names[x]) for name, module, x in calls}
 
     # use
 
@@ -183,7 +305,12 @@ class Graph:
         return jvp(self, value, tangents)
 
 
-_ONE = (), np.float64(1).tobytes()
+def _content(array):
+    """What constants are told apart by."""
+    return array.shape, array.tobytes()
+
+
+_ONE = _content(np.array(1.0))
 
 
 def _size(name, size):

@@ -66,6 +66,8 @@ class GraphProgram:
         for name, node in self._parameters.items():
             if name not in self._unset:
                 self._engine.write(node, node.attributes["value"])
+        for name, value in graph.initial(self._unset).items():
+            self[name] = value
         self._descents = {}
 
     def _make(self, roots, updated=()):
@@ -73,6 +75,9 @@ class GraphProgram:
         for node in live:
             if node.op in ("target", "labels"):
                 raise ValueError(f"{node!r} is a target of networks: use an input")
+            if node.op == "layer":
+                raise ValueError(f"{node.attributes['layer']!r} differs in training and in use, or with the dtype: "
+                                 "give its nodes to a Network")
             if node.inputs and not (OPS[node.op].arity or OPS[node.op].tangent):
                 raise ValueError(f"op {node.op!r} of node {node!r} belongs to layers of networks: compose the value of "
                                  "functions, such as hotloop.softmax")

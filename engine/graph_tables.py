@@ -13,7 +13,7 @@ import numpy as np
 
 from hotloop.kernels import OPS, _jit, data, gemm, sweep, tensors
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
-from hotloop.kernels.shapes import concrete
+from hotloop.kernels.shapes import concrete, strides, views
 
 from .graph import SOURCES
 from .program import Buffer
@@ -175,58 +175,50 @@ class Tables:
 
     def _move(self, node, x, y, sizes, x_steps, y_steps, x_first=0, y_first=0):
         """A call that copies between two strided views; steps and firsts count elements."""
-        views = [(size, a, b) for size, a, b in zip(sizes, x_steps, y_steps, strict=True) if size != 1]
-        merged = []
-        for size, a, b in reversed(views):
-            if merged and a == merged[-1][0] * merged[-1][1] and b == merged[-1][0] * merged[-1][2]:
-                merged[-1] = (size * merged[-1][0], *merged[-1][1:])
-            else:
-                merged.append((size, a, b))
-        while len(merged) < 2:
-            merged.append((1, 0, 0))
-        merged.reverse()
+        table = views(sizes, x_steps, y_steps)
+        if len(table) < 2:
+            table = ((1, 0, 0), *table)
         return Call(tensors.move, {"x": self._shifted(x, x_first), "y": self._shifted(y, y_first),
-                                   "views": np.array(merged, np.int64), "dimensions": len(merged)},
-                    merged[0][0], max(1, prod(size for size, *_ in merged[1:]) // 16), node=node)
+                                   "views": np.array(table, np.int64), "dimensions": len(table)},
+                    table[0][0], max(1, prod(size for size, *_ in table[1:]) // 16), node=node)
 
     def _shifted(self, place, elements):
         return Place(place.region, place.offset + elements * self.itemsize, place.size)
 
     def _broadcast(self, node, x):
         steps = [0] * len(node.shape)
-        for axis, (size, step) in enumerate(zip(self.shape(x), _steps(self.shape(x)), strict=True)):
+        for axis, (size, step) in enumerate(zip(self.shape(x), strides(self.shape(x)), strict=True)):
             steps[len(node.shape) - len(x.shape) + axis] = step if size != 1 else 0
         self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(node), steps,
-                                       _steps(self.shape(node)))])
+                                       strides(self.shape(node)))])
 
     def _transpose(self, node, x):
-        steps = _steps(self.shape(x))
+        steps = strides(self.shape(x))
         self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(node),
-                                       [steps[axis] for axis in node.attributes["axes"]], _steps(self.shape(node)))])
+                                       [steps[axis] for axis in node.attributes["axes"]], strides(self.shape(node)))])
 
     def _slice(self, node, x):
         first, steps = self._part(node, self.shape(x))
         self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(node), steps,
-                                       _steps(self.shape(node)), x_first=first)])
+                                       strides(self.shape(node)), x_first=first)])
 
     def _embed(self, node, x):
         first, steps = self._part(node, self.shape(node))
         self.phases.append([Call(tensors.clear, {"y": self.places[node]}, self.size(node), node=node)])
-        self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(x), _steps(self.shape(x)),
+        self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(x), strides(self.shape(x)),
                                        steps, y_first=first)])
 
     def _part(self, node, shape):
         """Where a slice of an array of this shape begins, and its steps, in elements."""
-        strides = _steps(shape)
-        starts, steps = node.attributes["starts"], node.attributes["steps"]
-        return (sum(start * stride for start, stride in zip(starts, strides, strict=True)),
-                [step * stride for step, stride in zip(steps, strides, strict=True)])
+        starts, steps, distances = node.attributes["starts"], node.attributes["steps"], strides(shape)
+        return (sum(start * distance for start, distance in zip(starts, distances, strict=True)),
+                [step * distance for step, distance in zip(steps, distances, strict=True)])
 
     def _concatenate(self, node, *parts):
-        axis, strides, first, calls = node.attributes["axis"], _steps(self.shape(node)), 0, []
+        axis, steps, first, calls = node.attributes["axis"], strides(self.shape(node)), 0, []
         for x in parts:
-            calls.append(self._move(node, self.place(x), self.places[node], self.shape(x), _steps(self.shape(x)),
-                                    strides, y_first=first * strides[axis]))
+            calls.append(self._move(node, self.place(x), self.places[node], self.shape(x), strides(self.shape(x)),
+                                    steps, y_first=first * steps[axis]))
             first += self.shape(x)[axis]
         self.phases.append(calls)
 
@@ -276,11 +268,6 @@ class Tables:
                                              "width": buffer.width}, rows, depth * columns // 16 + 1, node=node)])
         self.phases.append([Call(data.store, {"x": c, "x_panel": c_panel, "x_cols": columns,
                                               "target": self.places[node]}, rows, columns // 16 + 1, node=node)])
-
-
-def _steps(shape):
-    """Strides of a C-contiguous array, in elements."""
-    return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 _LOWERINGS = {"broadcast_to": Tables._broadcast, "transpose": Tables._transpose, "slice": Tables._slice,

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from . import checks
+from .functions import sigmoid, where
 from .initializers import INITIALIZERS, initialize
 from .node import Node
 
@@ -47,9 +48,24 @@ class Layer:
         return 1
 
     def sources(self, graph, prefix):
-        """The nodes of parameters and statistics, made in `graph` as `prefix.name`, by name."""
-        trained = {name: graph.parameter(f"{prefix}.{name}", shape=shape) for name, shape in self.parameters().items()}
-        return trained | {name: graph.statistic(f"{prefix}.{name}", shape) for name, shape in self.statistics().items()}
+        """The nodes of parameters and statistics in `graph`, by name; made as `prefix.name` at the first call."""
+        return {name: graph.lasting(op, f"{prefix}.{name}", shape)
+                for op, shapes in (("parameter", self.parameters()), ("statistic", self.statistics()))
+                for name, shape in shapes.items()}
+
+    def __call__(self, x, name=None):
+        """What the layer makes of a node x of a graph; called again, it uses the same parameters.
+
+        name: what they are called after, `name.weight`; by default the layer's number in the graph. Raises TypeError
+        where x is no node, ValueError where its features do not fit.
+        """
+        if not isinstance(x, Node):
+            raise TypeError(f"{self!r} takes a node of a graph, or a place in a network; got {x!r}")
+        return x.graph.call(self, x, name)
+
+    def formula(self, x, **sources):
+        """What the layer makes of a node, in ops that every program takes; None if that differs in training and use."""
+        return None
 
     def apply(self, graph, x, prefix, training=False):
         """Append to `graph` what the layer makes of x, in training or in use."""
@@ -91,6 +107,11 @@ class Dense(Layer):
         """The two sizes."""
         return self.in_features, self.out_features
 
+    def formula(self, x, weight, bias=None):
+        """A matrix product."""
+        y = x @ weight.T
+        return y if bias is None else y + bias
+
     def apply(self, graph, x, prefix, training=False):
         """Append the layer to `graph`; its parameters are called `prefix.weight` and `prefix.bias`."""
         return graph.apply("dense", x, *self.sources(graph, prefix).values(), name=f"dense_{prefix}")
@@ -106,10 +127,8 @@ class _OneOp(Layer, abstract=True):
         """Append the activation to `graph`."""
         return graph.apply(self.op, x, name=f"{self.op}_{prefix}", **self.attributes())
 
-    def __call__(self, x):
-        """The activation of a node of a graph."""
-        if not isinstance(x, Node):
-            raise TypeError(f"{self!r} takes a node of a graph, or a place in a network; got {x!r}")
+    def formula(self, x):
+        """The op itself."""
         return x.graph.apply(self.op, x, **self.attributes())
 
     def attributes(self):
@@ -159,6 +178,10 @@ class PReLU(Layer):
         """One weight is for any number of features."""
         return None if self.num_parameters == 1 else (self.num_parameters, self.num_parameters)
 
+    def formula(self, x, weight):
+        """As it says."""
+        return where(x > 0, x, weight * x)
+
     def apply(self, graph, x, prefix, training=False):
         """Append the activation to `graph`."""
         return graph.apply("prelu", x, *self.sources(graph, prefix).values(), name=f"prelu_{prefix}")
@@ -183,7 +206,7 @@ class Dropout(Layer):
         """Append the op to `graph`, or, in use, nothing."""
         if not training:
             return x
-        return graph.apply("dropout", x, graph.key(), p=self.p, place=int(prefix), name=f"dropout_{prefix}")
+        return graph.apply("dropout", x, graph.key(), p=self.p, place=len(graph.nodes), name=f"dropout_{prefix}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +215,11 @@ class GLU(_OneOp):
 
     op = "glu"
     pool = 2
+
+    def formula(self, x):
+        """As it says."""
+        half = x.shape[-1] // 2
+        return x[..., :half] * sigmoid(x[..., half:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +235,11 @@ class Maxout(_OneOp):
     def __post_init__(self):
         """Check the size of a pool."""
         object.__setattr__(self, "pool", checks.integer("pool", self.pool, 1))
+
+    def formula(self, x):
+        """As it says."""
+        return x.reshape(*x.shape[:-1], x.shape[-1] // self.pool, self.pool).max(-1)
+
 
 def activations():
     """The activations by name."""

@@ -1,6 +1,7 @@
-"""Networks: layers in a row, with parameters drawn from a seed."""
+"""Networks: graphs of layers, with parameters drawn from a seed."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,43 +9,83 @@ import numpy as np
 from . import checks
 from .graph import Graph
 from .layers import LAYERS, Dense
+from .node import Node
 
 
-class Sequential:
-    """Layers applied one after the other.
+class Network:
+    """Layers in any acyclic order, with one or several inputs and outputs, as the nodes of a graph tell it.
 
-    layers: at least one Dense; the sizes of neighbours must fit. seed: of the initial parameters (see `Dense`).
-    Parameters are named as in torch: "0.weight" (out, in), "0.bias"; statistics, such as "1.running_mean", too. A new
-    network holds them in float64; while a Trainer trains it, it holds them in the trainer's dtype. Raises TypeError
-    for what is no layer, ValueError where sizes do not fit or a layer with parameters stands in two places.
+        g = hl.Graph(seed=0)
+        x = g.input("x", (None, 8))
+        h = hl.ReLU()(hl.Dense(8, 32)(x))
+        h = h + hl.ReLU()(hl.Dense(32, 32)(h))
+        net = hl.Network(x, hl.Dense(32, 1)(h))
+
+    inputs: an input node of shape (None, features), or a list of them. outputs: a node of such a shape, a list of them,
+    or a mapping of names to them; data and results come alike. Between them stand layers and, within each row, the ops
+    of general graphs, but for matrix products. A layer that is called several times has one set of parameters. Networks
+    can be called on nodes as layers can; their parameters become first values there.
+
+    Parameters are named after their layers as in torch: "0.weight" (out, in), "0.bias"; statistics, such as
+    "1.running_mean", too. A new network holds them in float64; while a Trainer trains it, it holds them in the
+    trainer's dtype. Raises TypeError for what are no nodes, ValueError where nodes, shapes or ops do not fit.
     """
 
-    def __init__(self, *layers, seed=0):
-        for place, layer in enumerate(layers):
-            if isinstance(layer, list | tuple):
-                raise TypeError(f"layer {place} is a {type(layer).__name__}: give the layers one by one, "
-                                "Sequential(*layers)")
-            checks.kind(f"layer {place}", layer, LAYERS)
-            if (layer.parameters() or layer.statistics()) and any(layer is other for other in layers[:place]):
-                raise ValueError(f"layer {place} stands in the network twice: make a new {type(layer).__name__} for "
-                                 "each place")
-        if not any(isinstance(layer, Dense) for layer in layers):
-            raise ValueError("a network needs at least one Dense layer")
-        self.layers, self.seed = layers, checks.integer("seed", seed, 0)
-        self.in_features, self.out_features = _sizes(layers)
-        self.shapes = shapes_of(layers, "parameters")
-        self.statistics = shapes_of(layers, "statistics")
+    def __init__(self, inputs, outputs):
+        self._inputs, self._outputs = _named(inputs, "inputs", by_name=True), _named(outputs, "outputs")
+        self.several = _structure(inputs), _structure(outputs)
+        self._source = next(iter(self._outputs.values())).graph
+        self._steps = self._needed()
+        called = Counter(self._source.calls[node][0] for node in self._steps if node in self._source.calls)
+        self.modules = {module.name: module for module in self._source.modules.values() if module in called}
+        self.seed = self._source.seed
+        self.inputs = {name: node.shape[1] for name, node in self._inputs.items()}
+        self.outputs = {name: node.shape[1] for name, node in self._outputs.items()}
+        self.shapes, self.statistics = self._shapes("parameters"), self._shapes("statistics")
         self.owner = None  # the trainer that holds the parameters, once there is one
         self._values = None  # parameters that were loaded before there was an owner
+        for module, times in called.items():
+            if times > 1 and module.shapes("statistics"):
+                raise ValueError(f"layer {module.name}, {module.layer!r}, is called {times} times, but it follows the "
+                                 "statistics of one node: make a new one for each")
+        if not self.shapes:
+            raise ValueError("a network needs at least one layer with parameters, such as Dense")
 
     def __repr__(self):
-        """The call that makes this network."""
-        return f"Sequential({', '.join(map(repr, self.layers))}, seed={self.seed})"
+        """Inputs, layers by name, and outputs."""
+        layers = ", ".join(f"{name}={module.layer!r}" for name, module in self.modules.items())
+        return f"Network({', '.join(self.inputs)} -> {', '.join(self.outputs)}: {layers}, seed={self.seed})"
 
     def __getstate__(self):
         """Copies and pickles hold the parameters, not the trainer."""
         values = self._values if self.owner is None else self.state_dict()
         return vars(self) | {"owner": None, "_values": values}
+
+    def __call__(self, *nodes, name=None):
+        """What the network makes of a node for each input, in the structure of its outputs; see `Layer.__call__`."""
+        if len(nodes) != len(self._inputs) or not all(isinstance(node, Node) for node in nodes):
+            raise TypeError(f"{self!r} takes {len(self._inputs)} nodes of a graph, or a trainer; got {nodes}")
+        for wanted, node in zip(self._inputs.values(), nodes, strict=True):
+            if node.shape != wanted.shape:
+                raise ValueError(f"input {wanted!r} of the network got {node!r}: the shapes must be equal")
+        graph, state = nodes[0].graph, self.state_dict()
+        prefix = graph.name_of(self, name)
+
+        def apply(module, x):
+            own = {key.removeprefix(f"{module.name}."): state[key]
+                   for key in module.shapes("parameters") | module.shapes("statistics")}
+            return graph.call(module.layer, x, f"{prefix}.{module.name}", own)
+
+        return self.structured(self._replay(graph, dict(zip(self._inputs.values(), nodes, strict=True)), apply))
+
+    def structured(self, results, side=1):
+        """Results for the outputs (or, of side 0, what is given for the inputs), a list, as the caller named them."""
+        names = self.several[side]
+        if names is None:
+            return results[0]
+        return tuple(results) if isinstance(names, int) else dict(zip(names, results, strict=True))
+
+    # parameters
 
     def state_dict(self):
         """Copies of parameters and statistics by name, in torch's order and shapes; counts are int64."""
@@ -57,7 +98,12 @@ class Sequential:
 
     def _all(self):
         """Shapes of parameters and statistics by name, layer by layer as torch orders them."""
-        return dict(sorted((self.shapes | self.statistics).items(), key=lambda item: int(item[0].partition(".")[0])))
+        return {name: shape for module in self.modules.values() for kind in ("parameters", "statistics")
+                for name, shape in module.shapes(kind).items()}
+
+    def _shapes(self, kind):
+        """The shapes of the layers' "parameters" or "statistics" by name."""
+        return {name: shape for module in self.modules.values() for name, shape in module.shapes(kind).items()}
 
     def load_state_dict(self, state):
         """Take over parameters: a mapping of all names to arrays of the same shapes (anything NumPy can read).
@@ -106,32 +152,119 @@ class Sequential:
         if values is not None:
             yield from ((name, 0, np.atleast_1d(value)) for name, value in values.items())
             return
-        for place, layer in enumerate(self.layers):
-            for name, first, rows in layer.initialize(np.random.default_rng([self.seed, place])):
-                yield f"{place}.{name}", first, rows
+        for module in self.modules.values():
+            yield from module.initialize(self.seed)
 
     def least_rows(self, training=False):
-        """Rows that a batch must have, and the place of the layer that says so."""
-        return max((layer.least_rows(training), place) for place, layer in enumerate(self.layers))
+        """Rows that a batch must have, and the name of the layer that says so."""
+        return max(((module.layer.least_rows(training), name) for name, module in self.modules.items()),
+                   key=lambda found: found[0])
+
+    # graphs
 
     def graph(self, training=False):
-        """A graph of the network, in training or in use, and its output node; the input is called "x"."""
+        """A graph of the network, in training or in use, and its output nodes; inputs are called as in the network."""
         graph = Graph()
-        value = graph.input("x", (None, self.in_features))
-        for place, layer in enumerate(self.layers):
-            value = layer.apply(graph, value, str(place), training)
-        return graph, value
+        given = {node: graph.input(name, node.shape) for name, node in self._inputs.items()}
+        return graph, self._replay(graph, given, lambda module, x: module.layer.apply(graph, x, module.name, training))
+
+    def _replay(self, graph, given, apply):
+        """Make the outputs in `graph` of the nodes `given` for the inputs; `apply` makes what a layer makes."""
+        made, calls = dict(given), self._source.calls
+        for node in self._steps:
+            if node in calls:
+                module, x = calls[node]
+                made[node] = apply(module, made[x])
+            elif node.op == "constant":
+                made[node] = graph.constant(node.attributes["value"])
+            elif node not in given:
+                made[node] = graph.apply(node.op, *(made[operand] for operand in node.inputs), **node.attributes)
+        return [made[node] for node in self._outputs.values()]
+
+    def _needed(self):
+        """The nodes that the outputs need, in order; what is inside layers is not among them."""
+        source, inputs = self._source, set(self._inputs.values())
+        needed, steps = set(self._outputs.values()), []
+        for node in reversed(source.nodes):
+            if node not in needed:
+                continue
+            steps.append(node)
+            if node in source.calls:
+                needed.add(source.calls[node][1])
+            elif node in inputs or node.op == "constant":
+                continue
+            elif not node.inputs:
+                raise ValueError(f"the outputs need the {node.op} {node!r}: give inputs to the network, and leave "
+                                 "parameters to layers")
+            else:
+                needed.update(node.inputs)
+        unused = inputs - needed
+        if unused:
+            raise ValueError(f"no output depends on the inputs {sorted(node.name for node in unused)}: leave them out")
+        return steps[::-1]
 
 
-def shapes_of(layers, kind):
-    """The shapes of the layers' "parameters" or "statistics" by name."""
-    return {f"{place}.{name}": shape for place, layer in enumerate(layers)
-            for name, shape in getattr(layer, kind)().items()}
+class Sequential(Network):
+    """Layers applied one after the other.
+
+    layers: at least one Dense; the sizes of neighbours must fit. seed: of the initial parameters (see `Dense`). The
+    input is called "x". Raises TypeError for what is no layer, ValueError where sizes do not fit or a layer with
+    parameters stands in two places.
+    """
+
+    def __init__(self, *layers, seed=0):
+        for place, layer in enumerate(layers):
+            if isinstance(layer, list | tuple):
+                raise TypeError(f"layer {place} is a {type(layer).__name__}: give the layers one by one, "
+                                "Sequential(*layers)")
+            checks.kind(f"layer {place}", layer, LAYERS)
+            if (layer.parameters() or layer.statistics()) and any(layer is other for other in layers[:place]):
+                raise ValueError(f"layer {place} stands in the network twice: make a new {type(layer).__name__} for "
+                                 "each place")
+        if not any(isinstance(layer, Dense) for layer in layers):
+            raise ValueError("a network needs at least one Dense layer")
+        self.layers = layers
+        self.in_features, self.out_features = _sizes(layers)
+        graph = Graph(seed=checks.integer("seed", seed, 0))
+        x = value = graph.input("x", (None, self.in_features))
+        for place, layer in enumerate(layers):
+            value = graph.call(layer, value, str(place))
+        super().__init__(x, value)
+
+    def __repr__(self):
+        """The call that makes this network."""
+        return f"Sequential({', '.join(map(repr, self.layers))}, seed={self.seed})"
 
 
 def _kind(shape, real=np.float64):
     """The dtype of what has this shape: counts have none."""
     return np.int64 if shape == () else real
+
+
+def _structure(nodes):
+    """What the caller gave for some nodes: None for one, the number of a list, or the names of a mapping."""
+    return list(nodes) if isinstance(nodes, Mapping) else len(nodes) if isinstance(nodes, list | tuple) else None
+
+
+def _named(given, what, by_name=False):
+    """Nodes of shape (None, features) by name: their own, those of a mapping, or their places."""
+    nodes = dict(given) if isinstance(given, Mapping) else dict(
+        enumerate(given if isinstance(given, list | tuple) else [given]))
+    if not nodes:
+        raise ValueError(f"a network needs {what}: give at least one node")
+    first = next(iter(nodes.values()))
+    for node in nodes.values():
+        if not isinstance(node, Node):
+            raise TypeError(f"{what} must be nodes of a graph, got {node!r}")
+        if node.graph is not first.graph:
+            raise ValueError(f"{node!r} and {first!r} belong to different graphs: make all nodes from one")
+        if by_name and node.op != "input":
+            raise ValueError(f"inputs must be input nodes of a graph, got {node!r}")
+        if len(node.shape) != 2 or node.shape[0] is not None:
+            raise ValueError(f"{what} must have the shape (None, features), a row for each of the batch; got {node!r}")
+    if by_name and len(set(nodes.values())) < len(nodes):
+        raise ValueError(f"inputs {list(nodes.values())} name a node twice")
+    return {node.name if by_name else str(name): node for name, node in nodes.items()}
 
 
 def _sizes(layers):

@@ -1,6 +1,7 @@
 """Nodes of a graph: values with a shape, to which Python's operators apply."""
 # ruff: noqa: D105  what the operators mean, the class says
 
+import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ class Node:
     def __repr__(self):
         """The node as `name[shape]`, the batch as B."""
         return f"{self.name}{text(self.shape)}"
+
+    def __reduce__(self):
+        """A node is pickled as a name in its graph."""
+        return operator.getitem, (self.graph, self.name)
 
     def __add__(self, other):
         return self.graph.elementwise("add", self, other)

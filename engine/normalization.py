@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import checks
+from .functions import sqrt, square
 from .layers import Layer
 
 
@@ -25,6 +26,11 @@ class _Norm(Layer, abstract=True):
         """Scale and shift, where the layer has parameters for it."""
         own = [sources[name] for name in self.parameters()]
         return graph.apply("affine", x, *own, name=f"affine_{prefix}") if own else x
+
+    def _scaled(self, x, sources):
+        """The same as a formula."""
+        y = x * sources["weight"] if "weight" in sources else x
+        return y + sources["bias"] if "bias" in sources else y
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +60,11 @@ class LayerNorm(_Norm):
     def sizes(self):
         """As many as it takes."""
         return self.normalized_shape, self.normalized_shape
+
+    def formula(self, x, **sources):
+        """As it says."""
+        centered = x - x.mean(-1, keepdims=True)
+        return self._scaled(centered / sqrt(square(centered).mean(-1, keepdims=True) + self.eps), sources)
 
     def apply(self, graph, x, prefix, training=False):
         """Append the layer to `graph`."""
@@ -88,6 +99,12 @@ class RMSNorm(_Norm):
     def sizes(self):
         """As many as it takes."""
         return self.normalized_shape, self.normalized_shape
+
+    def formula(self, x, **sources):
+        """As it says; without eps, which depends on the dtype then, there is none."""
+        if self.eps is None:
+            return None
+        return self._scaled(x / sqrt(square(x).mean(-1, keepdims=True) + self.eps), sources)
 
     def apply(self, graph, x, prefix, training=False):
         """Append the layer to `graph`."""

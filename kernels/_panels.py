@@ -82,3 +82,14 @@ def max_columns(source, stride, columns, rows, top):
         column = reals(source + c * stride * SIZE, rows)
         for i in range(rows):
             tops[i] = select(column[i] > tops[i], column[i], tops[i])
+
+
+def largest_columns(source, stride, columns, rows, top):
+    """top[i] = the largest source[c, i], or NaN where one is; top may be the first column or lie before it."""
+    tops, column = reals(top, rows), reals(source, rows)
+    for i in range(rows):
+        tops[i] = column[i]
+    for c in range(1, columns):
+        column = reals(source + c * stride * SIZE, rows)
+        for i in range(rows):
+            tops[i] = select((column[i] > tops[i]) | (column[i] != column[i]), column[i], tops[i])

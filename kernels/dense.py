@@ -58,12 +58,13 @@ def dense_input_gradient(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
 
 
 @kernel
-def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_first, bias, gradient, chain,
+def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_first, bias, gradient, onto, chain,
                              context, low, high):
     """dW and dbias for units [low, high), then the optimizer `chain` on the elements of each unit.
 
     A unit is PANEL rows of one panel of W; the last unit of a panel takes the bias row along. The gradient goes to
-    `gradient`, which is laid out as all parameters are, or, where that is 0, no further than the worker's scratch.
+    `gradient`, which is laid out as all parameters are, or, where that is 0, no further than the worker's scratch; it
+    is added to what is there if that is `onto`, for parameters that are used several times.
     `w_first` is the place of this layer's first element among all parameters.
     """
     cells = ints(context, CONTEXT)
@@ -75,7 +76,7 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_fi
         rows = min(PANEL, x_cols - strip * PANEL)
         column, width = dy + panel * dy_panel * SIZE, min(PANEL, dy_width - panel * PANEL)
         begin = w_first + (panel * (x_cols + 1) + strip * PANEL) * PANEL
-        target = gradient + begin * SIZE if gradient else scratch
+        target = gradient + begin * SIZE if gradient and not onto else scratch
         gemm_transposed(x + strip * x_panel * SIZE, column, target, zeros, 0, batch, width // LANES, context, 0, rows)
         if bias and strip == strips - 1:
             add_rows(column, batch, width // LANES, target + rows * PANEL * SIZE)
@@ -85,7 +86,7 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_fi
                 line = reals(target + i * PANEL * SIZE, PANEL)
                 for j in range(width, PANEL):
                     line[j] = 0.0
-        status |= update(chain, target, begin, rows * PANEL, context)
+        status |= update(chain, target, begin, rows * PANEL, onto, context)
     return status
 
 

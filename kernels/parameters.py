@@ -15,8 +15,16 @@ from ._primitives import PANEL, SIZE, call, fma, ints, reals, select
 _ROWS = 64  # that are added up by themselves before their sum joins the others
 
 
-def update(chain, gradient, first, count, context):
-    """Let the optimizer `chain`, if there is one, update `count` elements from `first` on by their `gradient`."""
+def update(chain, gradient, first, count, onto, context):
+    """Let the optimizer `chain`, if there is one, update `count` elements from `first` on by their `gradient`.
+
+    onto: the whole gradient as it is so far, to which this part is added first, or 0.
+    """
+    if onto:
+        sums, parts = reals(onto + first * SIZE, count), reals(gradient, count)
+        for i in range(count):
+            sums[i] = sums[i] + parts[i]
+        gradient = onto + first * SIZE
     if chain:
         ints(context, CONTEXT)[GRADIENT] = gradient - first * SIZE
         return call(ints(chain, 1)[0], chain, context, first, first + count)
@@ -50,14 +58,15 @@ def vector_gradient(name, term, shape, reference):
     """Enter the gradient of a parameter vector: the sum over the batch of term(dy, x), features apart or together."""
     add = summed(term)
 
-    def sums(dy, dy_panel, dy_panels, dy_cols, x, x_panel, w_first, w_cols, gradient, chain, context, low, high):
+    def sums(dy, dy_panel, dy_panels, dy_cols, x, x_panel, w_first, w_cols, gradient, onto, chain, context,
+             low, high):
         cells = ints(context, CONTEXT)
         batch, scratch = cells[BATCH], cells[SCRATCH]
         apart = w_cols == dy_cols
         status = 0
         for unit in range(low, high):
             begin = w_first + unit * PANEL
-            target = gradient + begin * SIZE if gradient else scratch
+            target = gradient + begin * SIZE if gradient and not onto else scratch
             totals, parts = reals(target, PANEL), reals(scratch + PANEL * SIZE, PANEL)
             for j in range(PANEL):
                 totals[j] = 0.0
@@ -70,7 +79,7 @@ def vector_gradient(name, term, shape, reference):
                 for j in range(1, PANEL):
                     totals[0] = totals[0] + totals[j]
                     totals[j] = 0.0
-            status |= update(chain, target, begin, PANEL, context)
+            status |= update(chain, target, begin, PANEL, onto, context)
         return status
 
     sums.__name__ = sums.__qualname__ = name

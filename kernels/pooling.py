@@ -8,7 +8,7 @@ import numpy as np
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, register
-from ._panels import from_columns, group_rows, group_size, to_columns
+from ._panels import from_columns, group_rows, group_size, largest_columns, to_columns
 from ._primitives import LANES, PANEL, SIZE, ints, reals, select
 from .elementary import sigmoid
 
@@ -119,17 +119,6 @@ def maxout_backward(dy, dy_panel, dy_cols, x, x_panel, dx, dx_panel, dx_cols, co
                     slopes[i] = select(chosen, 0.0, slopes[i])
         from_columns(z, group, dx_cols, dx + row, dx_panel, context, 0, count)
     return 0
-
-
-def largest_columns(source, stride, columns, rows, top):
-    """top[i] = the largest source[c, i], or NaN where one is; top may be the first column or lie before it."""
-    tops, column = reals(top, rows), reals(source, rows)
-    for i in range(rows):
-        tops[i] = column[i]
-    for c in range(1, columns):
-        column = reals(source + c * stride * SIZE, rows)
-        for i in range(rows):
-            tops[i] = select((column[i] > tops[i]) | (column[i] != column[i]), column[i], tops[i])
 
 
 def _maxout_shape(attributes, x):

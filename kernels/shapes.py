@@ -16,6 +16,22 @@ def concrete(shape, batch):
     return tuple(batch if size is None else size for size in shape)
 
 
+def strides(shape):
+    """Steps from an element to the next along each dimension of an array in C order."""
+    return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def views(sizes, *steps):
+    """The dimensions that two strided views have in common, as few as do: (size, step, step) of each, at least one."""
+    merged: list[tuple[int, ...]] = []
+    for size, *own in reversed(list(zip(sizes, *steps, strict=True))):
+        if merged and all(step == merged[-1][0] * last for step, last in zip(own, merged[-1][1:], strict=True)):
+            merged[-1] = (size * merged[-1][0], *merged[-1][1:])
+        elif size != 1:
+            merged.append((size, *own))
+    return tuple(reversed(merged)) or ((1, *(1 for _ in steps)),)
+
+
 def broadcast(*shapes):
     """The common shape of operands by NumPy's rule; ValueError where there is none."""
     length = max(map(len, shapes))
