@@ -114,6 +114,7 @@ class _Bound:
         self.width = _jit.HEADER + max(map(len, kernels), default=0)
         self.table = np.zeros((len(self.rows), self.width), np.int64)
         self.externals, self.scalars = [], []  # (row, cell, name): what a run may change
+        self.constants = []  # arrays whose addresses stand in the table
         self.settings = None
         before = {}
         for number, (instruction, operands) in enumerate(zip(self.rows, kernels, strict=True)):
@@ -156,12 +157,15 @@ class _Bound:
         if isinstance(value, External):
             self.externals.append((number, cell, value.name))
             return 0
+        if isinstance(value, tuple):
+            self.constants.append(np.array(value, self.dtype))
+            return _address(self.constants[-1])
         if isinstance(value, Instruction):
             return self.table[self.rows.index(value)].ctypes.data
         return _bits(value or 0)
 
     def _phases(self, total):
-        kinds = {"rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
+        kinds = {"before": walk.EACH, "rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
         names = [instruction.phase for instruction in self.program.instructions]
         phases = [(kinds[name], self.table[names.index(name)].ctypes.data, names.count(name),
                    total if name == "units" else 0) for name in kinds if name in names]

@@ -7,7 +7,7 @@ from typing import Any
 from hotloop.kernels import OPS
 
 Shape = tuple[int | None, ...]  # None is the batch dimension, always the first
-SOURCES = ("input", "target", "labels", "parameter", "one")  # nodes without an op
+SOURCES = ("input", "target", "labels", "weights", "parameter", "one")  # nodes without an op
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,10 @@ class Graph:
     def labels(self, name):
         """Class indices, int64, one for each row of the batch."""
         return self._source("labels", name, (None,))
+
+    def weights(self, name):
+        """Sample weights, floating point, one for each row of the batch."""
+        return self._source("weights", name, (None,))
 
     def parameter(self, name, shape):
         """A trained value."""

@@ -5,7 +5,10 @@ if __name__ == "kernels":
         "import hotloop.kernels, not kernels: after `pip install -e .` that is the name of this folder"
     )
 
-from . import activations, arithmetic, dense, losses, optimizers
+from . import activations, arithmetic, binary_losses, class_losses, dense, losses, optimizers, regression_losses
 from ._op import OPS
 
-__all__ = ["OPS", "activations", "arithmetic", "dense", "losses", "optimizers"]
+__all__ = [
+    "OPS", "activations", "arithmetic", "binary_losses", "class_losses", "dense", "losses", "optimizers",
+    "regression_losses",
+]

@@ -7,4 +7,5 @@ LOSS = 3  # float64: loss of this step
 GRADIENT = 4  # address that stands for element 0 of the parameters' gradient, set by whoever calls an optimizer
 ZEROS = 5  # address of PANEL zeros, then a one
 SCRATCH = 6  # address of the worker's own memory
+WEIGHT = 7  # float64: what the rows of this batch count for in a mean, together
 CONTEXT = 16  # cells of a block: two cache lines

@@ -79,9 +79,9 @@ def log(x):
 
 
 def log1p(x):
-    """ln(1 + x) for x >= 0, accurate near 0 (W. Kahan's correction of the rounded sum)."""
+    """ln(1 + x) for x >= -1, accurate near 0 (W. Kahan's correction of the rounded sum)."""
     w = 1.0 + x
-    return select(x < _INFINITY, log(w) + (x - (w - 1.0)) / w, x)
+    return select(x < _INFINITY, log(w) + select(w > 0.0, (x - (w - 1.0)) / w, 0.0), x)
 
 
 def sigmoid(x):
