@@ -151,7 +151,9 @@ def _band(axes, phase, top, height, width):
 def _draw_box(axes, box, x, y):
     from matplotlib.patches import FancyBboxPatch
 
-    color = _PLAIN if box.instruction.op in ("store", "total_weight", "total_loss") else _BACKWARD if box.backward else _FORWARD
+    color = _BACKWARD if box.backward else _FORWARD
+    if box.instruction.op in ("store", "total_weight", "total_loss"):
+        color = _PLAIN
     axes.add_patch(FancyBboxPatch((x, y), _WIDTH, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.07",
                                   facecolor="white", edgecolor=color, linewidth=1.3, zorder=2))
     step = 0.185

@@ -72,8 +72,7 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
 @kernel
 def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, smoothing: float, share: float, loss,
                          dx, dx_panel, context, low, high):
-    """Cross-entropy against class indices smoothed (C. Szegedy et al. 2016, arXiv:1512.00567): 1 - s of the label's
-    class and s / C of every class."""
+    """Cross-entropy against smoothed labels (C. Szegedy et al. 2016, arXiv:1512.00567): 1 - s for it, s / C for all."""
     factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
     group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
     goal, factors = z + size * SIZE, z + (3 * size + 4 * group) * SIZE

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ._primitives import fma, select
-from .elementary import exp, exp_parts, exp2i, log, log1p, tanh
+from .elementary import exp, exp2i, exp_parts, log, log1p, tanh
 from .losses import elementwise_loss
 
 
@@ -93,10 +93,13 @@ def _log_cosh_slope(x, y, p):
     return tanh(x - y)
 
 
-elementwise_loss("log_cosh_loss", _log_cosh, _log_cosh_slope,
-                 lambda x, y, p: np.where(abs(x - y) < 1, np.log1p(2 * np.sinh(np.clip(x - y, -1, 1) / 2) ** 2),
-                                          np.abs(x - y) + np.log1p(np.exp(-2 * np.abs(x - y))) - np.log(x.dtype.type(2))),
-                 lambda x, y, p: np.tanh(x - y))
+def _log_cosh_reference(x, y, p):
+    d = np.abs(x - y)
+    near = np.log1p(2 * np.sinh(np.minimum(d, 1) / 2) ** 2)
+    return np.where(d < 1, near, d + np.log1p(np.exp(-2 * d)) - x.dtype.type(np.log(2)))
+
+
+elementwise_loss("log_cosh_loss", _log_cosh, _log_cosh_slope, _log_cosh_reference, lambda x, y, p: np.tanh(x - y))
 
 # Poisson negative log-likelihood of counts y, for the log of the rate or the rate itself, x; without log y!, or with
 # Stirling's approximation of it where y > 1.
@@ -128,8 +131,9 @@ def _with_log_factorial(value):
 
 def _add_log_factorial(reference):
     def full(x, y, p):
-        safe = np.maximum(y, 1)
-        return reference(x, y, p) + np.where(y > 1, y * np.log(safe) - y + np.log(2 * np.pi * safe) / 2, 0).astype(x.dtype)
+        many = np.maximum(y, 1)
+        stirling = many * np.log(many) - many + np.log(2 * np.pi * many) / 2
+        return reference(x, y, p) + np.where(y > 1, stirling, 0).astype(x.dtype)
 
     return full
 

@@ -84,10 +84,12 @@ def test_losses(name, case, shape, dtype):
     x, y, weights = prediction_and_target(name, case, shape, dtype)
     weights = weights if sum(shape) % 2 else None
     graph, node, *slope = loss_graph(name, cols, case, weights is not None)
-    exact = [value if value is None or value.dtype == np.int64 else value.astype(np.float64) for value in (x, y, weights)]
+    exact = [value.astype(np.float64) if value is not None and value.dtype == dtype else value
+             for value in (x, y, weights)]
     largest = magnitude(name, case, exact)
     count = divisor(name, case, exact)
-    for machine in in_place_and_apart(name, dtype, graph, rows, loss=node, **({"prediction": slope[0]} if slope else {})):
+    goals = {"loss": node} | ({"prediction": slope[0]} if slope else {})
+    for machine in in_place_and_apart(name, dtype, graph, rows, **goals):
         found = machine(x, y, weights=weights)
         if slope:
             expected = OPS[slope[0].op].reference(case, 1.0, *exact)
@@ -258,9 +260,9 @@ class Machine:
         one, = (instruction for instruction in instructions if instruction.op == self.apart)
         self.without = replace(self.program, instructions=[other for other in instructions if other is not one])
         self.results = [one.operands["loss"]] if "loss" in one.operands else []
-        if "gradient" in one.operands:
+        name = next((name for name in one.writes if isinstance(one.operands[name], Buffer) and name != "loss"), None)
+        if name is None:
             return
-        *_, name = (name for name, value in one.operands.items() if isinstance(value, Buffer) and name != "loss")
         old, new = one.operands[name], replace(one.operands[name], name="apart")
         self.program.buffers.append(new)
         self.results.append(new)
@@ -339,8 +341,9 @@ def chain(graph, *ops):
 
 
 SQUARES = ("mse_loss", {"reduction": "sum"})
-KINKS = ("smooth_l1_loss", "huber_loss", "hinge_loss", "squared_hinge_loss", "hinge_embedding_loss", "multi_margin_loss")
-DOMAINS = {"bce_loss": ("sigmoid",)} | dict.fromkeys(("poisson_nll_rate_loss", "poisson_nll_rate_full_loss"), ("sigmoid",))
+KINKS = {"relu", "leaky_relu", "l1_loss", "smooth_l1_loss", "huber_loss", "hinge_loss", "squared_hinge_loss",
+         "hinge_embedding_loss", "multi_margin_loss"}
+POSITIVE = ("bce_loss", "poisson_nll_rate_loss", "poisson_nll_rate_full_loss")  # their predictions
 WITH_GRADIENT = [name for name, op in OPS.items() if op.gradient is not None]
 CHAINS = [((name,), SQUARES) for name in WITH_GRADIENT if name not in LOSSES]
 CHAINS += [(ops, (name, case)) for name in sorted(set(LOSSES) & set(WITH_GRADIENT)) for case in OPS[name].cases
@@ -354,7 +357,7 @@ def test_gradients_are_central_differences(ops, loss):
     """Of the input and of every parameter, for each op with a gradient rule and for what a plan fuses."""
     (name, attributes), rows = loss, 6
     graph, generator, attributes = Graph(), np.random.default_rng(7), fitted(attributes, 5)
-    x, value = chain(graph, *ops, *DOMAINS.get(name, ()))
+    x, value = chain(graph, *ops, *(["sigmoid"] if name in POSITIVE else []))
     y = graph.labels("y") if LOSSES[name].labels else graph.target("y", value.shape)
     node = graph.apply(name, value, y, graph.weights("weights"), **attributes)
     parameters = [node for node in graph.nodes if node.op == "parameter"]
@@ -366,7 +369,8 @@ def test_gradients_are_central_differences(ops, loss):
     def gradients(dtype):
         values = {name: value for name, value in point.items() if name != "x"}
         machine = Machine("cpu", dtype, graph, rows, values, **goals)
-        return {"x": machine(point["x"], target, weights=weights)} | {node.name: machine.gradient(node) for node in parameters}
+        dx = machine(point["x"], target, weights=weights)
+        return {"x": dx} | {node.name: machine.gradient(node) for node in parameters}
 
     alone = Machine("cpu", "float64", graph, rows, loss=node)
 
@@ -376,7 +380,7 @@ def test_gradients_are_central_differences(ops, loss):
         return alone.losses[0]
 
     found, single = gradients("float64"), gradients("float32")
-    kinks = {"relu", "leaky_relu", "l1_loss", *KINKS} & {name, *ops}
+    kinks = KINKS & {name, *ops}
     eps, atol, rtol = 1e-6, 1e-5 if kinks else 1e-7, 1e-3 if kinks else 1e-7
     for name, values in point.items():
         for index in np.ndindex(values.shape):
