@@ -18,7 +18,8 @@ def differentiate(graph, value, wrt):
             continue
         rule = OPS[node.op].gradient
         if rule is None:
-            raise ValueError(f"op {node.op!r} of node {node!r} has no gradient: leave it out of the training loss")
+            raise ValueError(f"op {node.op!r} of node {node!r} has no gradient: it can be evaluated, not "
+                             "trained with; leave it out of the training loss")
         for operand, gradient in zip(node.inputs, rule(graph, node, gradients[node]), strict=True):
             if gradient is None or operand not in needed:
                 continue

@@ -44,6 +44,8 @@ class Trainer:
         known = {name for kind in (np.float32, np.float64) for name in (np.dtype(kind).name, kind, np.dtype(kind))}
         if not isinstance(dtype, str | type | np.dtype) or dtype not in known:
             raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
+        for kind in loss.kinds:  # refuses class weights that do not fit the outputs
+            loss.apply(*net.graph(), kind)
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)

@@ -46,9 +46,12 @@ def _logits_reference(x, y, p):
 
 
 def _logits_reference_slope(x, y, p):
+    return (1 - y) * _sigmoid_reference(x) - p * y * _sigmoid_reference(-x)
+
+
+def _sigmoid_reference(x):
     e = np.exp(-np.abs(x))
-    yes, no = np.where(x < 0, e, 1) / (1 + e), np.where(x < 0, 1, e) / (1 + e)
-    return (1 - y) * yes - p * y * no
+    return np.where(x < 0, e, 1) / (1 + e)
 
 elementwise_loss("bce_with_logits_loss", _logits, _logits_slope, _logits_reference, _logits_reference_slope,
                  "pos_weight", weight=True, cases=({"weight": None, "pos_weight": None},
@@ -117,7 +120,7 @@ def _soft_margin_slope(x, y, p):
 
 
 elementwise_loss("soft_margin_loss", _soft_margin, _soft_margin_slope, lambda x, y, p: np.logaddexp(0, -y * x),
-                 lambda x, y, p: -y / (1 + np.exp(np.minimum(y * x, 700 if x.dtype == np.float64 else 80))))
+                 lambda x, y, p: -y * _sigmoid_reference(-y * x))
 
 # x is a distance, small where y is 1 (R. Hadsell, S. Chopra and Y. LeCun 2006).
 

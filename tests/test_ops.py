@@ -485,9 +485,9 @@ def activation_at(backend, dtype, op, x, **attributes):
     return results
 
 
-def loss_at(backend, dtype, op, x, y):
+def loss_at(backend, dtype, op, x, y, **attributes):
     """A loss summed over the rows of x, and its gradient."""
-    graph, node, slope = loss_graph(op, np.shape(x)[1], {"reduction": "sum"})
+    graph, node, slope = loss_graph(op, np.shape(x)[1], OPS[op].cases[0] | {"reduction": "sum"} | attributes)
     machine = Machine(backend, dtype, graph, len(x), loss=node, prediction=slope)
     gradient = machine(x, y)
     return machine.losses[0], gradient
