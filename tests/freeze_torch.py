@@ -139,7 +139,7 @@ def freeze_losses():
 
     frozen, generator = {}, np.random.default_rng(7)
     for place, (name, targets, settings) in enumerate(LOSSES):
-        x, y = 2 * generator.standard_normal((ROWS, 5)).astype(np.float32), draw_targets(generator, targets, ROWS, 5)
+        x, y = 2 * generator.standard_normal((11, 5)).astype(np.float32), draw_targets(generator, targets, 11, 5)
         if name == "BCELoss" or "log_input" in settings:
             x = generator.uniform(0, 1, x.shape).astype(np.float32)
         frozen |= {f"{place}/x": x, f"{place}/y": y}
@@ -150,7 +150,8 @@ def freeze_losses():
             prediction = torch.tensor(x, dtype=torch.float64, requires_grad=True)
             loss = getattr(torch.nn, name)(**given, reduction=reduction)(prediction, target)
             loss.backward()
-            frozen |= {f"{place}/{reduction}/loss": loss.item(), f"{place}/{reduction}/gradient": prediction.grad.numpy()}
+            prefix = f"{place}/{reduction}"
+            frozen |= {f"{prefix}/loss": loss.item(), f"{prefix}/gradient": prediction.grad.numpy()}
     return frozen
 
 

@@ -80,7 +80,7 @@ def test_probabilities_of_zero_and_one(backend, dtype):
     ("soft_margin_loss", 20, 1, 2.061153620314381e-09, -2.061153618190204e-09),
     ("bce_with_logits_loss", -20, 0, 2.061153620314381e-09, 2.061153618190204e-09),
     ("log_cosh_loss", 1000, 0, 1000 - np.log(2), 1), ("log_cosh_loss", -1000, 0, 1000 - np.log(2), -1),
-    ("log_cosh_loss", 2.0**-10, 0, 4.768370824119191e-07, 0.0009765621895591445), ("log_cosh_loss", 3, 3, 0, 0),
+    ("log_cosh_loss", 2.0**-10, 0, 4.768370824119191e-07, 0.00097656218955926), ("log_cosh_loss", 3, 3, 0, 0),
     ("huber_loss", 1e18, 0, 1e18, 1), ("smooth_l1_loss", -1e18, 0, 1e18, -1), ("kl_div_loss", -1000, 0, 0, 0),
     ("hinge_loss", 1, 1, 0, 0), ("squared_hinge_loss", 1, 1, 0, 0), ("hinge_embedding_loss", 1, -1, 0, 0),
     ("exponential_loss", 1000, 1, 0, 0), ("poisson_nll_loss", -1000, 0, 0, 0)])
@@ -143,7 +143,8 @@ def test_an_epoch_is_the_mean_of_what_its_batches_count_for(loss, backend):
 def test_backends_agree_on_weighted_training():
     weights = np.random.default_rng(5).uniform(0, 2, 23)
     y = np.where(np.arange(23) % 5 == 0, 7, LABELS)
-    one, other = (make(hl.CrossEntropyLoss(weight=[0.5, 2, 1], ignore_index=7), backend) for backend in ("cpu", "numpy"))
+    loss = hl.CrossEntropyLoss(weight=[0.5, 2, 1], ignore_index=7)
+    one, other = make(loss, "cpu"), make(loss, "numpy")
     close(one.fit(X, y, 3, sample_weight=weights).loss, other.fit(X, y, 3, sample_weight=weights).loss, "float64",
           "training", 23)
     same(one.state_dict(), other.state_dict())
@@ -154,7 +155,8 @@ def test_threads_change_no_bit(threads):
     weights, found = np.random.default_rng(5).uniform(0, 2, 23), []
     for count in (1, threads):
         trainer = make(hl.CrossEntropyLoss(weight=[0.5, 2, 1]), threads=count)
-        found.append((trainer.fit(X, LABELS, 2, sample_weight=weights).loss, trainer.state_dict()["0.weight"].tobytes()))
+        losses = trainer.fit(X, LABELS, 2, sample_weight=weights).loss
+        found.append((losses, trainer.state_dict()["0.weight"].tobytes()))
     assert found[0] == found[1]
 
 
