@@ -105,7 +105,8 @@ def _kernels(dtype):
     from hotloop.kernels import OPS, data, losses, walk
 
     table = [op.cpu for op in OPS.values() if op.cpu]
-    others = [data.gather, data.gather_labels, data.store, losses.total_loss]
+    others = [data.gather, data.gather_labels, data.gather_weights, data.store, losses.total_weight,
+              losses.total_loss]
     return list(dict.fromkeys(table + others + ([walk.walk] if dtype == "float32" else [])))
 
 

@@ -77,7 +77,8 @@ def rowwise_inputs(name, shape, dtype):
 
 
 @pytest.mark.parametrize(("name", "case"), cases(sorted(LOSSES)))
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0]], ids=str)
+@pytest.mark.parametrize("shape", [(1000, 100), (3, 2000), (1, 17), (33, 17), (130, 17), (64, 33),
+                                   *((3, cols) for cols in (1, 2, 7, 8, 9, 16))], ids=str)
 def test_losses(name, case, shape, dtype):
     """Loss and gradient of a batch; the loss of each row as a batch of its own. Half of the shapes have weights."""
     (rows, cols), case = shape, fitted(case, shape[1])
