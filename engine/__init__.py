@@ -71,7 +71,28 @@ from .graph import Graph
 from .graph_program import Descent, GraphProgram
 from .history import History
 from .layers import GLU, Activation, Dense, Dropout, Layer, Maxout, PReLU
-from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
+from .losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    ExponentialLoss,
+    HalfMSELoss,
+    HingeEmbeddingLoss,
+    HingeLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    LogCoshLoss,
+    MSELoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    PoissonNLLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
+    SquaredHingeLoss,
+    ZeroOneLoss,
+)
 from .network import Sequential
 from .normalization import BatchNorm1d, LayerNorm, RMSNorm
 from .optimizers import SGD, Adam, AdamW
@@ -79,13 +100,16 @@ from .trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
-    "CELU", "ELU", "GELU", "GLU", "SELU", "SGD", "Activation", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d",
-    "Callback", "CrossEntropyLoss", "Dense", "Descent", "Dropout", "GradientError", "Graph", "GraphProgram",
-    "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "History", "Identity", "L1Loss", "Layer", "LayerNorm",
-    "LeakyReLU", "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish", "NonFiniteError", "PReLU", "ProgressBar",
-    "RMSNorm", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink",
-    "Softsign", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute", "concatenate", "cos", "detach", "equal",
-    "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum",
-    "mean", "minimum", "numerical_gradient", "operation", "relu", "reshape", "save", "sigmoid", "sign", "sin",
-    "softmax", "sqrt", "square", "stack", "sum", "tanh", "transpose", "where",
+    "CELU", "ELU", "GELU", "GLU", "SELU", "SGD", "Activation", "Adam", "AdamW", "BCELoss", "BCEWithLogitsLoss",
+    "BatchNorm1d", "Callback", "CrossEntropyLoss", "Dense", "Descent", "Dropout", "ExponentialLoss", "GradientError",
+    "Graph", "GraphProgram", "HalfMSELoss", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "HingeEmbeddingLoss",
+    "HingeLoss", "History", "HuberLoss", "Identity", "KLDivLoss", "L1Loss", "Layer", "LayerNorm", "LeakyReLU",
+    "LogCoshLoss", "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish", "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss", "NLLLoss", "NonFiniteError", "PReLU", "PoissonNLLLoss", "ProgressBar", "RMSNorm", "ReLU",
+    "ReLU6", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "SoftMarginLoss", "Softmax", "Softmin", "Softplus",
+    "Softshrink", "Softsign", "SquaredHingeLoss", "Tanh", "Tanhshrink", "Threshold", "Trainer", "ZeroOneLoss",
+    "absolute", "concatenate", "cos", "detach", "equal", "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p",
+    "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "numerical_gradient", "operation",
+    "relu", "reshape", "save", "sigmoid", "sign", "sin", "softmax", "sqrt", "square", "stack", "sum", "tanh",
+    "transpose", "where",
 ]

@@ -68,8 +68,8 @@ class GraphProgram:
     def _make(self, roots, updated=()):
         live = _live(self.graph, roots)
         for node in live:
-            if node.op in ("target", "labels"):
-                raise ValueError(f"{node!r} is a target of networks: use an input")
+            if node.op in ("target", "labels", "weights"):
+                raise ValueError(f"{node!r} belongs to networks: use an input")
         if self.backend == "numpy":
             from .graph_numpy import NumpyGraph as Engine
         else:

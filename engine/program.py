@@ -131,14 +131,14 @@ class Instruction:
     """One call of a kernel.
 
     `operands` gives each of the kernel's operands a buffer, a block, a region of the parameters ("state 0"), an
-    external array, a number, another instruction to run on the same rows, or None for nothing; those named in `writes`
-    are written. `nodes` are the graph nodes that it computes, in order. A program runs stage by stage, and each stage
-    phase by phase: rows, each, units.
+    external array, a number or a tuple of numbers, another instruction to run on the same rows, or None for nothing;
+    those named in `writes` are written. `nodes` are the graph nodes that it computes, in order. A program runs stage by
+    stage, and each stage phase by phase: before, rows, each, units.
     """
 
     op: str
     kernel: Callable[..., int]
-    phase: str  # rows, each, units; chained: run by another instruction
+    phase: str  # before, rows, each, units; chained: run by another instruction
     operands: dict[str, Any]
     writes: tuple[str, ...]
     nodes: tuple[Node, ...]
@@ -155,8 +155,8 @@ class Instruction:
                      if name in chained.writes and isinstance(value, Buffer) and value not in made]
         read = dict.fromkeys(repr(value) for name, value in self.operands.items()
                              if name not in self.writes and isinstance(value, Buffer | Block | External))
-        settings = [f"{name}={self.operands[name]:g}" for name in ("p", "share", "eps", "momentum")
-                    if self.operands.get(name)]
+        settings = [f"{name}={value:g}" for name, value in self.operands.items() if isinstance(value, float) and value]
+        settings += [f"{name}[{len(value)}]" for name, value in self.operands.items() if isinstance(value, tuple)]
         finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
         after = f" | {chained.op}" if chained is not None else ""
         results = f"{', '.join(map(repr, made))} <- " if made else ""

@@ -43,6 +43,8 @@ class Trainer:
         checks.kind("optimizer", optimizer, OPTIMIZERS)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        for kind in loss.kinds:  # refuses class weights that do not fit the outputs
+            loss.apply(*net.graph(), kind)
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
@@ -75,30 +77,30 @@ class Trainer:
 
     # training
 
-    def fit(self, X, y, epochs=1, validation_data=None, callbacks=()):
+    def fit(self, X, y, epochs=1, validation_data=None, callbacks=(), sample_weight=None):
         """Train for `epochs` epochs on X (rows, in_features) and y; return a History.
 
-        y: integer labels (rows,) or probabilities (rows, classes) for CrossEntropyLoss, else targets (rows,
-        out_features), or (rows,) where out_features is 1. validation_data: (Xv, yv), evaluated after each epoch.
+        y: integer labels (rows,) for losses of classes, or probabilities (rows, classes) for CrossEntropyLoss, else
+        targets (rows, out_features), or (rows,) where out_features is 1. validation_data: (Xv, yv), evaluated after
+        each epoch. sample_weight: (rows,), not negative; each batch's "mean" is sum s_i l_i / sum s_i, as in
+        scikit-learn (class weights multiply s_i, as in torch), and an epoch's loss is that mean over all its rows.
         An epoch that an interruption left unfinished is finished first, if the data has as many rows as before.
         Raises ValueError and TypeError for data that do not fit, before anything was changed; NonFiniteError where
         the loss or an update is not finite; KeyboardInterrupt soon after Ctrl-C, between two steps.
         """
         epochs = checks.integer("epochs", epochs, 0)
-        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        y, kind = self._targets(y, len(X))
-        data.enough_rows("fit", X, self.batch_size, self.net, training=True)
+        examples = self._examples("fit", X, y, sample_weight, self.batch_size, training=True)
         if validation_data is not None:
             self._check_validation(validation_data)
         callbacks = check(callbacks)
-        program = self._program("train", kind, min(self.batch_size, len(X)))
-        if len(X) != self._rows:
+        program = self._program("train", examples.form, min(self.batch_size, len(examples)))
+        if len(examples) != self._rows:
             self._position, self._loss_sum = 0, 0.0
-        self._rows, self._stopped = len(X), False
+        self._rows, self._stopped = len(examples), False
         history = History()
         for _ in range(epochs):
             started = time.perf_counter()
-            self._epoch(program, X, y, callbacks)
+            self._epoch(program, examples, callbacks)
             if self._position:  # stopped on the way
                 break
             logs = {"epoch": self.epoch - 1, "loss": self._finished, "seconds": time.perf_counter() - started}
@@ -119,18 +121,22 @@ class Trainer:
             raise TypeError(f"validation_data must be a pair (X, y), got {pair!r}")
         if len(pair) != 2:
             raise ValueError(f"validation_data must be a pair (X, y), got {len(pair)} parts")
-        X = data.features(pair[0], self.net.in_features, self.dtype, self.check_finite, "X of validation_data")
-        self._targets(pair[1], len(X), "y of validation_data")
-        data.enough_rows("validation_data", X, len(X), self.net)
+        self._examples("validation_data", *pair)
 
-    def _epoch(self, program, X, y, callbacks):
+    def _epoch(self, program, examples, callbacks):
         """Train what is left of the current epoch."""
-        rows, batch = len(X), min(self.batch_size, len(X))
+        rows = len(examples)
+        batch = min(self.batch_size, rows)
         batches = -(-rows // batch)
-        order = None
+        order, counts = None, examples.counts
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(rows).astype(np.int64)
-        arrays = {"x": X, "y": y, "order": order}
+            counts = counts[order]
+        if self.loss.reduction == "sum":
+            counted = np.ones(batches)
+        else:
+            counted = np.add.reduceat(counts, np.arange(0, rows, batch))  # what each batch counts for
+        arrays = examples.arrays | {"order": order}
         epoch = self.epoch
         while self._position < batches:
             self._backend.bind(program)  # compiles what is missing, which an interrupt may stop
@@ -142,12 +148,10 @@ class Trainer:
                 except NonFiniteError:
                     self._position, self._loss_sum = 0, 0.0  # the next fit starts this epoch anew
                     raise
-                sizes = np.minimum(batch, rows - batch * np.arange(first, first + steps))
-                if self.loss.reduction == "mean":
-                    losses = losses * sizes
+                losses = losses * counted[first : first + steps]
                 self._loss_sum = float(np.cumsum([self._loss_sum, *losses])[-1])  # one by one: chunks leave no trace
                 self._position += steps
-                trained = min(self._position * batch, rows) if self.loss.reduction == "mean" else self._position
+                trained = float(counted[: self._position].sum()) or 1.0
                 logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained}
                 if self._position == batches:
                     self._finished = logs["loss"]
@@ -156,31 +160,28 @@ class Trainer:
             if self._stopped or self._position == 0:
                 return
 
-    def step(self, xb, yb):
+    def step(self, xb, yb, sample_weight=None):
         """Make one update on a batch (any number of rows); return the batch's loss before the update.
 
         Arguments, and what is raised, are those of `fit`.
         """
-        xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
-        yb, kind = self._targets(yb, len(xb))
-        data.enough_rows("step", xb, len(xb), self.net, training=True)
-        rows = len(xb)
-        program = self._program("train", kind, rows)
+        examples = self._examples("step", xb, yb, sample_weight, training=True)
+        rows = len(examples)
+        program = self._program("train", examples.form, rows)
         self._backend.bind(program)
         with deferred_interrupts():
-            return float(self._run(program, {"x": xb, "y": yb}, 1, 0, rows, rows)[0])
+            return float(self._run(program, examples.arrays, 1, 0, rows, rows)[0])
 
-    def gradients(self, xb, yb):
+    def gradients(self, xb, yb, sample_weight=None):
         """The gradient of the loss on a batch by parameter name, in torch's shapes; nothing is updated.
 
         It is what `step` would hand to the optimizer, of the network in training.
         """
-        xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
-        yb, kind = self._targets(yb, len(xb))
-        data.enough_rows("gradients", xb, len(xb), self.net, training=True)
-        program = self._program("gradient", kind, len(xb))
-        self._backend.run(program, {"x": xb, "y": yb}, steps=1, start=0, rows=len(xb), batch=len(xb),
-                          update=self.updates + 1, strict=False)
+        examples = self._examples("gradients", xb, yb, sample_weight, training=True)
+        rows = len(examples)
+        program = self._program("gradient", examples.form, rows)
+        self._backend.run(program, examples.arrays, steps=1, start=0, rows=rows, batch=rows, update=self.updates + 1,
+                          strict=False)
         return {name: self._backend.read(program, "gradient", name) for name in self.net.shapes}
 
     def stop(self):
@@ -218,48 +219,43 @@ class Trainer:
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         if len(X):
             data.enough_rows("predict", X, len(X), self.net)
-        return self._forward(X, None, "predict", None)[0]
+        return self._forward({"x": X}, "predict", None)[0]
 
-    def evaluate(self, X, y):
+    def evaluate(self, X, y, sample_weight=None):
         """Loss on X and y, and accuracy where y are classes; a dict with "loss" and, then, "accuracy".
 
-        Classes are labels or probabilities (the largest counts) for CrossEntropyLoss and 0/1 targets for
-        BCEWithLogitsLoss, where a positive output means 1.
+        Both weigh rows by sample_weight, (rows,), as `fit` does; class weights are for the loss alone, ignored labels
+        for nothing. The class is the largest output for losses of classes (targets: labels, or the most probable class)
+        and for those of yes and no, a probability above 0.5, a logit or margin above 0, each output counting alike.
         """
-        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        y, kind = self._targets(y, len(X))
-        data.enough_rows("evaluate", X, len(X), self.net)
-        total, right = 0.0, 0
-        at_once = len(X) if self._by_batch() else _EVALUATE_ROWS
-        for first in range(0, len(X), at_once):
-            part, wanted = X[first : first + at_once], y[first : first + at_once]
-            outputs, loss = self._forward(part, wanted, "evaluate", kind)
-            total += loss
-            if self.loss.op_for(kind) == "bce_with_logits_loss":
-                right += int(((outputs > 0) == (wanted > 0.5)).sum()) / wanted.shape[1]
-            elif self.loss.op_for(kind).startswith("cross_entropy"):
-                right += int((outputs.argmax(1) == (wanted if kind == "labels" else wanted.argmax(1))).sum())
-        results = {"loss": total / len(X) if self.loss.reduction == "mean" else total}
-        if self.loss.op_for(kind) not in ("mse_loss", "l1_loss"):
-            results["accuracy"] = right / len(X)
+        examples = self._examples("evaluate", X, y, sample_weight)
+        total, right = 0.0, []
+        at_once = len(examples) if self._by_batch() else _EVALUATE_ROWS
+        for first in range(0, len(examples), at_once):
+            part = {name: array[first : first + at_once] for name, array in examples.arrays.items()}
+            outputs, losses = self._forward(part, "evaluate", examples.form)
+            total += losses.sum()
+            right.append(self.loss.right(outputs, part["y"]))
+        share = self.loss.share(examples.form[0], self.net.out_features)
+        results = {"loss": float(total / (share * examples.counts.sum() if share else 1))}
+        if right[0] is not None:
+            weights = self.loss.counted(examples.arrays["y"]) * examples.arrays.get("weights", 1.0)
+            results["accuracy"] = float(np.average(np.concatenate(right), weights=weights))
         return results
 
-    def _forward(self, X, y, goal, kind):
-        """Outputs for X and, with y, the loss summed over rows."""
-        outputs = np.empty((len(X), self.net.out_features), self.dtype)
-        batch = max(1, len(X) if self._by_batch() else min(_PREDICT_ROWS, len(X)))
-        program = self._program(goal, kind, batch)
-        arrays = {"x": X, "y": y, "prediction": outputs}
+    def _forward(self, arrays, goal, form):
+        """Outputs, and the losses of the batches that they were made in."""
+        rows = len(arrays["x"])
+        outputs, losses = np.empty((rows, self.net.out_features), self.dtype), []
+        batch = max(1, rows if self._by_batch() else min(_PREDICT_ROWS, rows))
+        program = self._program(goal, form, batch)
         per_run = max(1, int(2e9 / (program.flops * batch)))  # batches in about _CHUNK_SECONDS
-        loss = 0.0
-        for first in range(0, len(X), per_run * batch):
-            rows = min(len(X), first + per_run * batch)
-            outcome = self._backend.run(program, arrays, steps=-(-(rows - first) // batch), start=first, rows=rows,
-                                        batch=batch, strict=False)
-            if y is not None:
-                sizes = np.minimum(batch, rows - np.arange(first, rows, batch))
-                loss += float(outcome.losses @ sizes if self.loss.reduction == "mean" else outcome.losses.sum())
-        return outputs, loss
+        for first in range(0, rows, per_run * batch):
+            last = min(rows, first + per_run * batch)
+            outcome = self._backend.run(program, arrays | {"prediction": outputs}, steps=-(-(last - first) // batch),
+                                        start=first, rows=last, batch=batch, strict=False)
+            losses.append(outcome.losses)
+        return outputs, np.concatenate(losses) if losses else np.zeros(0)
 
     def _by_batch(self):
         """Whether outputs of a row depend on the others, in use too: then all rows are one batch."""
@@ -330,21 +326,25 @@ class Trainer:
 
     # programs
 
-    def program(self, X, y):
-        """The training program for data such as X and y: print it to see what runs."""
-        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        return self._program("train", self._targets(y, len(X))[1], 1)
+    def program(self, X, y, sample_weight=None):
+        """The training program for such data: print it to see what runs."""
+        return self._program("train", self._examples("program", X, y, sample_weight).form, 1)
 
-    def _targets(self, y, rows, name="y"):
-        return data.targets(y, rows, self.loss, self.net.out_features, self.dtype, self.check_finite, name)
+    def _examples(self, method, X, y, sample_weight=None, batch_size=None, training=False):
+        """Checked data for a method, which runs all rows at once or in batches."""
+        of = " of validation_data" if method == "validation_data" else ""
+        X = data.features(X, self.net.in_features, self.dtype, self.check_finite, f"X{of}")
+        y, kind = data.targets(y, len(X), self.loss, self.net.out_features, self.dtype, self.check_finite, f"y{of}")
+        data.enough_rows(method, X, batch_size or len(X), self.net, training)
+        return data.examples(X, y, kind, self.loss, sample_weight, of)
 
-    def _program(self, goal, kind, rows):
-        """The program for a goal and a kind of targets, ready to run on batches of `rows`."""
+    def _program(self, goal, form, rows):
+        """The program for a goal and a form of targets, ready to run on batches of `rows`."""
         if self._backend is None:
             self._make_backend()
-        if (goal, kind) not in self._programs:
-            self._programs[goal, kind] = self._plan(goal, kind)
-        program = self._programs[goal, kind]
+        if (goal, form) not in self._programs:
+            self._programs[goal, form] = self._plan(goal, form)
+        program = self._programs[goal, form]
         self._backend.prepare(program, rows)
         if self.net.owner is not self:
             self.net.take(self)
@@ -362,14 +362,15 @@ class Trainer:
         program = self._programs["predict", None] = self._plan("predict", None)
         self._backend.prepare(program, 1)
 
-    def _plan(self, goal, kind):
+    def _plan(self, goal, form):
         graph, prediction = self.net.graph(training=goal in ("train", "gradient"))
         options = {"states": len(self._states), "layout": self._layout(), "settings": {"key": self._key()}}
         if goal == "predict":
             return plan(graph, prediction=prediction, **options)
-        loss = self.loss.apply(graph, prediction, kind)
-        if goal == "evaluate":
+        if goal == "evaluate":  # sums, since batches of different weights are joined
+            loss = self.loss.apply(graph, prediction, *form, reduction="sum")
             return plan(graph, loss=loss, prediction=prediction, **options)
+        loss = self.loss.apply(graph, prediction, *form)
         parameters = [node for node in graph.nodes if node.op == "parameter"]
         gradients = dict(zip(parameters, autodiff.differentiate(graph, loss, parameters), strict=True))
         if goal == "gradient":

@@ -8,6 +8,8 @@ if __name__ == "kernels":
 from . import (
     activations,
     arithmetic,
+    binary_losses,
+    class_losses,
     dense,
     dropout,
     losses,
@@ -16,12 +18,13 @@ from . import (
     parameters,
     piecewise,
     pooling,
+    regression_losses,
     softmax,
     tensors,
 )
 from ._op import OPS
 
 __all__ = [
-    "OPS", "activations", "arithmetic", "dense", "dropout", "losses", "normalization", "optimizers",
-    "parameters", "piecewise", "pooling", "softmax", "tensors",
+    "OPS", "activations", "arithmetic", "binary_losses", "class_losses", "dense", "dropout", "losses",
+    "normalization", "optimizers", "parameters", "piecewise", "pooling", "regression_losses", "softmax", "tensors",
 ]

@@ -113,7 +113,7 @@ class _Helper(threading.Thread):
 def serve():
     """What a helper process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    from . import _compile  # noqa: F401  what takes long, before the first job
+    from . import _compile, walk  # noqa: F401  what takes long, before the first job; a kernel that no op brings along
 
     known = {_jit.symbol(function, dtype): function for function in _jit.kernels for dtype in ("float32", "float64")}
     print("ready", flush=True)

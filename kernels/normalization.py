@@ -22,8 +22,8 @@ from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._panels import add_columns, from_columns, group_rows, group_size, to_columns
 from ._primitives import DOUBLE, LANES, PANEL, SIZE, finite, fma, ints, real, reals, select
-from .softmax import scale_columns
 from .parameters import product, summed
+from .softmax import scale_columns
 
 # Along rows
 

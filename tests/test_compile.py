@@ -45,7 +45,7 @@ def test_literals_get_the_type_of_the_kernel(dtype):
 
 
 FORMULAS = [name for name, op in OPS.items()
-            if (op.cpu and op.tolerance == "elementwise") or name in ("bce_with_logits_loss", "cross_entropy")]
+            if (op.cpu and op.tolerance == "elementwise") or name in losses.LOSSES]
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -54,7 +54,7 @@ def test_single_precision_stays_single(name):
     function = OPS[name].cpu
     code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested"))
     assert "fpext" not in code
-    if function.__module__ not in (losses.__name__, optimizers.__name__):
+    if name not in losses.LOSSES and function.__module__ != optimizers.__name__:
         assert re.findall(r"= (?:fadd|fsub|fmul|fdiv|fneg|(?:tail )?call) [^(@]*double.*", code) == []
 
 
@@ -129,20 +129,27 @@ def run_plain(monkeypatch):
 
 LAYERS = [hl.Identity(), hl.ReLU(), hl.LeakyReLU(0.2), hl.Sigmoid(), hl.Tanh(), hl.GELU(), hl.GELU("tanh"),
           hl.Softmax()]
-LOSSES = [(hl.MSELoss(), False), (hl.L1Loss("sum"), False), (hl.BCEWithLogitsLoss(), False),
-          (hl.CrossEntropyLoss(), False), (hl.CrossEntropyLoss("sum"), True)]  # and whether targets are labels
+LOSSES = [kind() for kind in hl.losses.LOSSES.values()] + [
+    hl.CrossEntropyLoss("sum", label_smoothing=0.1), hl.CrossEntropyLoss(weight=(0.5, 2.0, 0.0, 1.0, 3.0)),
+    hl.KLDivLoss(log_target=True), hl.PoissonNLLLoss(full=True), hl.PoissonNLLLoss(log_input=False),
+    hl.PoissonNLLLoss(log_input=False, full=True)]
+LOSSES = [(loss, kind) for loss in LOSSES for kind in loss.kinds]
 OPTIMIZERS = [hl.SGD(lr=0.1), hl.SGD(lr=0.1, momentum=0.9, nesterov=True), hl.Adam(lr=0.1), hl.AdamW(lr=0.1)]
-NETS = list(zip(LAYERS, itertools.cycle(LOSSES), itertools.cycle(OPTIMIZERS), strict=False))
+NETS = list(zip(itertools.cycle(LAYERS), LOSSES, itertools.cycle(OPTIMIZERS), strict=False))
 
 
 def trained(layer, loss, optimizer, dtype):
     """What training makes of a net where the layer stands first, between and last."""
-    generator, (loss, labels) = np.random.default_rng(0), loss
+    generator, (loss, kind) = np.random.default_rng(0), loss
     x, y = generator.standard_normal((3, 2)), generator.dirichlet(np.ones(5), 3)
-    net = hl.Sequential(layer, hl.Dense(2, 17), layer, hl.Dense(17, 5), layer)
+    last = hl.Sigmoid() if type(loss) in (hl.BCELoss, hl.PoissonNLLLoss) else layer
+    net = hl.Sequential(layer, hl.Dense(2, 17), layer, hl.Dense(17, 5), last)
     trainer = hl.Trainer(net, loss, optimizer, dtype=dtype, batch_size=2, threads=1)
-    y = y.argmax(1) if labels else y
-    found = trainer.gradients(x, y) | {"losses": trainer.fit(x, y).loss}
+    y = y.argmax(1) if kind == "labels" else np.where(y > 0.2, 1, -1) if loss.outside(y)[0].any() else y
+    if type(loss) is hl.ZeroOneLoss:
+        return {"loss": trainer.evaluate(x, y)["loss"], "outputs": trainer.predict(x)}
+    weights = np.array([1, 0.5, 2])
+    found = trainer.gradients(x, y, weights) | {"losses": trainer.fit(x, y, sample_weight=weights).loss}
     return found | trainer.state_dict() | {"outputs": trainer.predict(x)}
 
 
@@ -169,4 +176,5 @@ def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
         found = run()
         for name, value in expected.items():
             close(found[name], value, dtype, "training", 3)
-    assert called >= {op.cpu for op in OPS.values() if op.cpu} | {walk.walk, losses.total_loss}
+    assert called >= ({op.cpu for op in OPS.values() if op.cpu}
+                      | {walk.walk, losses.total_loss, losses.total_weight})
