@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from .layers import Activation
+from .node import Node
 
 _POSITIVE = {"low": 0, "open_low": True}
 
@@ -203,9 +204,13 @@ class Softmin(Activation):
 
     op = "softmax"
 
-    def apply(self, graph, x, prefix):
+    def apply(self, graph, x, prefix, training=False):
         """Append -x and its softmax to `graph`."""
-        return super().apply(graph, graph.apply("neg", x, name=f"neg_{prefix}"), prefix)
+        return super().apply(graph, graph.apply("negative", x, name=f"negative_{prefix}"), prefix, training)
+
+    def __call__(self, x):
+        """The softmax of minus a node of a graph."""
+        return super().__call__(-x if isinstance(x, Node) else x)
 
 
 class LogSoftmax(Activation):

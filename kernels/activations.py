@@ -137,16 +137,6 @@ def _identity_slope(y):
 activation("identity", _identity, _identity_slope, "y", lambda x: +x, np.ones_like, finish=(PLAIN, PLAIN))
 
 
-def _neg(x):
-    return -x
-
-
-def _neg_slope(y):
-    return -1.0
-
-
-activation("neg", _neg, _neg_slope, "y", np.negative, lambda y: -np.ones_like(y))
-
 # Sigmoids
 
 
@@ -266,16 +256,24 @@ activation("selu", _selu, _selu_slope, "x",
            lambda x: _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0))),
            lambda x: _SELU_SCALE * np.where(x > 0, 1, _SELU_ALPHA * np.exp(np.minimum(x, 0))).astype(x.dtype))
 
-# GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P. Below
-# -_GELU_FAR both are zero; -inf there has the limit of the function, which is not the product.
+# GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P. Beyond
+# _GELU_FAR P is 0 or 1; -inf has the limit 0, not the product.
 
 _GELU_FAR = 40.0
 
 
+def _near(x):
+    return select(x < -_GELU_FAR, -_GELU_FAR, select(x > _GELU_FAR, _GELU_FAR, x))
+
+
+def _gated(x, high, low, k):
+    """x times the parts of a gate."""
+    return scale_below(x, fma(select(x > _GELU_FAR, x, _near(x)), high, _near(x) * low), k)
+
+
 def _gelu(x):
-    x = select(x < -_GELU_FAR, -_GELU_FAR, x)
     high, low, k = normal_cdf_parts(x)
-    return scale_below(x, fma(x, high, x * low), k)
+    return _gated(x, high, low, k)
 
 
 def _gelu_slope(x):
@@ -305,15 +303,14 @@ _GELU_THIRD = ByPrecision(single=(0.07135481387376785, 2.398832395993135627e-9),
 
 def _gelu_tanh(x):
     """(1 + tanh u) / 2 = sigmoid(2u); the exponential in it would magnify a rounding of u."""
-    x = select(x < -_GELU_FAR, -_GELU_FAR, x)
-    a = select(x > _GELU_FAR, _GELU_FAR, x)
+    a = _near(x)
     square, square_low = two_product(a, a)
     third, third_low = two_product(_GELU_THIRD[0], square)
     slope, slope_low = two_sum(_GELU_FIRST[0], third)
     slope_low += _GELU_FIRST[1] + (third_low + _GELU_THIRD[0] * square_low + _GELU_THIRD[1] * square)
     u, u_low = two_product(a, slope)
     high, low, k = sigmoid_parts(u, u_low + a * slope_low)
-    return scale_below(x, fma(x, high, x * low), k)
+    return _gated(x, high, low, k)
 
 
 def _gelu_tanh_slope(x):

@@ -87,7 +87,8 @@ def _hardswish_slope(x):
     return select(x <= -3.0, 0.0, select(x >= 3.0, 1.0, x / 3.0 + 0.5))
 
 
-activation("hardswish", _hardswish, _hardswish_slope, "x", lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+activation("hardswish", _hardswish, _hardswish_slope, "x",
+           lambda x: np.where(x <= -3, 0, x * np.clip(x / 6 + 0.5, 0, 1)),
            lambda x: np.select([x <= -3, x < 3], [0, x / 3 + 0.5], 1).astype(x.dtype))
 
 
@@ -99,7 +100,7 @@ def _shrink_slope(y, lambd):
     return select(y == 0.0, 0.0, 1.0)
 
 
-activation("hardshrink", _hardshrink, _shrink_slope, "y", lambda x, lambd: x * ~(np.abs(x) <= lambd),
+activation("hardshrink", _hardshrink, _shrink_slope, "y", lambda x, lambd: np.where(np.abs(x) <= lambd, 0, x),
            lambda y, lambd: (y != 0).astype(y.dtype), cases=({"lambd": 0.5}, {"lambd": 1.25}))
 
 
@@ -108,5 +109,5 @@ def _softshrink(x, lambd):
 
 
 activation("softshrink", _softshrink, _shrink_slope, "y",
-           lambda x, lambd: np.sign(x) * np.maximum(np.abs(x) - lambd, 0),
+           lambda x, lambd: np.where(np.abs(x) <= lambd, 0, x - np.sign(x) * x.dtype.type(lambd)),
            lambda y, lambd: (y != 0).astype(y.dtype), cases=({"lambd": 0.5}, {"lambd": 1.25}))

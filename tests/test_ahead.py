@@ -29,23 +29,16 @@ def entries(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.fixture
-def only_helpers(monkeypatch):
-    """Lets this process compile only what helpers cannot."""
-    rest = _ahead._rest
-    monkeypatch.setattr(_ahead, "_rest", lambda jobs: rest(jobs) if isinstance(
-        _ahead.threading.current_thread(), _ahead._Helper) else iter(()))
-
-
-def test_helpers_write_what_this_process_would(folder, only_helpers, monkeypatch):
-    reported = []
-    _ahead.compile_ahead(JOBS, 2, lambda name, seconds: reported.append(name))
+def test_helpers_write_what_this_process_would(folder, monkeypatch):
+    reported, rest = [], _ahead._rest
+    with monkeypatch.context() as patch:
+        patch.setattr(_ahead, "_rest", lambda jobs: rest(jobs) if isinstance(
+            _ahead.threading.current_thread(), _ahead._Helper) else iter(()))  # this process only waits
+        _ahead.compile_ahead(JOBS, 2, lambda name, seconds: reported.append(name))
     helped = entries(folder)
     assert set(reported) == set(_jit.compiled) == NAMES and len(helped) == len(JOBS)
     for path in folder.iterdir():
         path.unlink()
-    monkeypatch.undo()
-    monkeypatch.setattr(_jit, "_disk", lambda: Cache(folder))
     _ahead.compile_ahead(JOBS, 1)
     assert entries(folder) == helped
 

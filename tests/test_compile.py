@@ -13,7 +13,7 @@ import pytest
 from tolerances import close
 
 import hotloop as hl
-from hotloop.kernels import OPS, _compile, _jit, _primitives, losses, optimizers, walk
+from hotloop.kernels import OPS, _compile, _jit, _primitives, dropout, losses, optimizers, walk
 from hotloop.kernels._lowering import Lowering
 from hotloop.kernels._target import host
 
@@ -45,7 +45,8 @@ def test_literals_get_the_type_of_the_kernel(dtype):
 
 
 FORMULAS = [name for name, op in OPS.items()
-            if (op.cpu and op.tolerance == "elementwise") or name in losses.LOSSES]
+            if name in losses.LOSSES
+            or (op.cpu and op.tolerance == "elementwise" and name not in ("sin", "cos"))]  # angles: in float64
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -54,7 +55,7 @@ def test_single_precision_stays_single(name):
     function = OPS[name].cpu
     code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested"))
     assert "fpext" not in code
-    if name not in losses.LOSSES and function.__module__ != optimizers.__name__:
+    if name not in losses.LOSSES and function.__module__ not in (optimizers.__name__, dropout.__name__):
         assert re.findall(r"= (?:fadd|fsub|fmul|fdiv|fneg|(?:tail )?call) [^(@]*double.*", code) == []
 
 
@@ -108,7 +109,8 @@ def run_plain(monkeypatch):
         return ctypes.cast(callbacks[function, dtype], ctypes.c_void_p).value
 
     def python(function, dtype):
-        run, names = Plain(host().bindings(dtype), None, dtype).bind(function), _jit.operands(function)
+        bindings = host().bindings(dtype) | {"FUSED": False}  # plain Python rounds twice
+        run, names = Plain(bindings, None, dtype).bind(function), _jit.operands(function)
 
         def call(row, *common):
             called.add(function)
@@ -175,6 +177,6 @@ def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
     for run, expected in zip(runs, compiled, strict=True):
         found = run()
         for name, value in expected.items():
-            close(found[name], value, dtype, "training", 3)
+            close(found[name], value, dtype, "training", 17)  # the longest sum
     assert called >= ({op.cpu for op in OPS.values() if op.cpu}
                       | {walk.walk, losses.total_loss, losses.total_weight})
