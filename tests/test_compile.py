@@ -10,6 +10,7 @@ import types
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from freeze_torch import activation_layers
 from tolerances import close
 
 import hotloop as hl
@@ -129,15 +130,15 @@ def run_plain(monkeypatch):
     return start
 
 
-LAYERS = [hl.Identity(), hl.ReLU(), hl.LeakyReLU(0.2), hl.Sigmoid(), hl.Tanh(), hl.GELU(), hl.GELU("tanh"),
-          hl.Softmax()]
+LAYERS = activation_layers(hl)
 LOSSES = [kind() for kind in hl.losses.LOSSES.values()] + [
     hl.CrossEntropyLoss("sum", label_smoothing=0.1), hl.CrossEntropyLoss(weight=(0.5, 2.0, 0.0, 1.0, 3.0)),
     hl.KLDivLoss(log_target=True), hl.PoissonNLLLoss(full=True), hl.PoissonNLLLoss(log_input=False),
     hl.PoissonNLLLoss(log_input=False, full=True)]
 LOSSES = [(loss, kind) for loss in LOSSES for kind in loss.kinds]
 OPTIMIZERS = [hl.SGD(lr=0.1), hl.SGD(lr=0.1, momentum=0.9, nesterov=True), hl.Adam(lr=0.1), hl.AdamW(lr=0.1)]
-NETS = list(zip(itertools.cycle(LAYERS), LOSSES, itertools.cycle(OPTIMIZERS), strict=False))
+NETS = list(itertools.islice(zip(*map(itertools.cycle, (LAYERS, LOSSES, OPTIMIZERS)), strict=True),
+                             max(len(LAYERS), len(LOSSES))))
 
 
 def trained(layer, loss, optimizer, dtype):
@@ -153,6 +154,17 @@ def trained(layer, loss, optimizer, dtype):
     weights = np.array([1, 0.5, 2])
     found = trainer.gradients(x, y, weights) | {"losses": trainer.fit(x, y, sample_weight=weights).loss}
     return found | trainer.state_dict() | {"outputs": trainer.predict(x)}
+
+
+def trained_vectors(dtype):
+    """What training makes of layers that have sizes, vectors, statistics or random numbers."""
+    generator = np.random.default_rng(0)
+    net = hl.Sequential(hl.Dense(2, 34), hl.GLU(), hl.LayerNorm(17), hl.PReLU(17), hl.BatchNorm1d(17), hl.Dropout(0.3),
+                        hl.RMSNorm(17), hl.Dense(17, 6), hl.Maxout(2))
+    trainer = hl.Trainer(net, hl.MSELoss(), hl.SGD(lr=0.1), dtype=dtype, batch_size=4, threads=1)
+    x, y = generator.standard_normal((8, 2)), generator.standard_normal((8, 3))
+    trainer.fit(x, y, sample_weight=np.arange(8))
+    return trainer.state_dict() | {"outputs": trainer.predict(x)}
 
 
 def expressions(dtype):
@@ -171,7 +183,8 @@ def expressions(dtype):
 
 
 def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
-    runs = [functools.partial(trained, *net, dtype) for net in NETS] + [functools.partial(expressions, dtype)]
+    runs = [functools.partial(trained, *net, dtype) for net in NETS]
+    runs += [functools.partial(trained_vectors, dtype), functools.partial(expressions, dtype)]
     compiled = [run() for run in runs]
     called = run_plain()
     for run, expected in zip(runs, compiled, strict=True):
