@@ -71,8 +71,8 @@ class GraphProgram:
     def _make(self, roots, updated=()):
         live = _live(self.graph, roots)
         for node in live:
-            if node.op in ("target", "labels"):
-                raise ValueError(f"{node!r} is a target of networks: use an input")
+            if node.op in ("target", "labels", "weights"):
+                raise ValueError(f"{node!r} belongs to networks: use an input")
             if node.inputs and not (OPS[node.op].arity or OPS[node.op].tangent):
                 raise ValueError(f"op {node.op!r} of node {node!r} belongs to layers of networks: compose the value of "
                                  "functions, such as hotloop.softmax")
