@@ -11,6 +11,7 @@ count for nothing change neither loss nor gradient; a batch without any other ha
 
 import math
 from dataclasses import KW_ONLY, dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,10 +27,10 @@ class _Loss:
 
     reduction: str = "mean"
 
-    reductions = "mean", "sum"
-    kinds = ("target",)  # of targets: "target", numbers of the prediction's shape; "labels", class indices
+    reductions: ClassVar[tuple[str, ...]] = ("mean", "sum")
+    kinds: ClassVar[tuple[str, ...]] = ("target",)  # of targets: numbers like the prediction; "labels": class indices
     target_range = -math.inf, math.inf
-    cuts = None  # the prediction and the target above which a class is named, for losses of yes and no
+    cuts: ClassVar[tuple[float, float] | None] = None  # prediction and target above which the answer is yes
 
     def __post_init__(self):
         """Check every argument."""
@@ -289,8 +290,9 @@ class HingeEmbeddingLoss(_Signs):
 class _Classes(_Loss):
     """A loss of class indices (rows,)."""
 
-    kinds, has_accuracy = ("labels",), True
-    ignore_index = None
+    kinds: ClassVar[tuple[str, ...]] = ("labels",)
+    has_accuracy = True
+    ignore_index: int | None = None
 
     def counted(self, y):
         """All rows but those with the label `ignore_index`."""
