@@ -72,7 +72,28 @@ from .graph_program import Descent, GraphProgram
 from .history import History
 from .layers import GLU, Activation, Dense, Dropout, Layer, Maxout, PReLU
 from .lbfgs import LBFGS
-from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
+from .losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    ExponentialLoss,
+    HalfMSELoss,
+    HingeEmbeddingLoss,
+    HingeLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    LogCoshLoss,
+    MSELoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    PoissonNLLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
+    SquaredHingeLoss,
+    ZeroOneLoss,
+)
 from .network import Network, Sequential
 from .normalization import BatchNorm1d, LayerNorm, RMSNorm
 from .optimizers import (
@@ -108,15 +129,17 @@ from .trainer import Trainer
 __version__ = "0.1.0"
 __all__ = [
     "ASGD", "CELU", "ELU", "GELU", "GLU", "LBFGS", "SELU", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW",
-    "Adamax", "BCEWithLogitsLoss", "BatchNorm1d", "Callback", "ChainedScheduler", "ConstantLR", "CosineAnnealingLR",
-    "CrossEntropyLoss", "Dense", "Descent", "Dropout", "ExponentialLR", "GradientError", "Graph", "GraphProgram",
-    "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "History", "Identity", "InverseScalingLR", "L1Loss", "Layer",
-    "LayerNorm", "LeakyReLU", "LinearLR", "Lion", "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish",
-    "MultiStepLR", "NAdam", "Network", "NonFiniteError", "OneCycleLR", "PReLU", "ProgressBar", "RAdam", "RMSNorm", "RMSprop",
-    "ReLU", "ReLU6", "ReduceLROnPlateau", "Rprop", "Sequential", "SequentialLR", "SiLU", "Sigmoid", "Softmax",
-    "Softmin", "Softplus", "Softshrink", "Softsign", "StepLR", "Tanh", "Tanhshrink", "Threshold", "Trainer", "absolute",
-    "concatenate", "cos", "detach", "equal", "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax",
-    "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "numerical_gradient", "operation", "relu", "reshape",
-    "save", "sigmoid", "sign", "sin", "softmax", "sqrt", "sqrt_scaled", "square", "stack", "sum", "tanh", "transpose",
-    "where",
+    "Adamax", "BCELoss", "BCEWithLogitsLoss", "BatchNorm1d", "Callback", "ChainedScheduler", "ConstantLR",
+    "CosineAnnealingLR", "CrossEntropyLoss", "Dense", "Descent", "Dropout", "ExponentialLR", "ExponentialLoss",
+    "GradientError", "Graph", "GraphProgram", "HalfMSELoss", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh",
+    "HingeEmbeddingLoss", "HingeLoss", "History", "HuberLoss", "Identity", "InverseScalingLR", "KLDivLoss", "L1Loss",
+    "Layer", "LayerNorm", "LeakyReLU", "LinearLR", "Lion", "LogCoshLoss", "LogSigmoid", "LogSoftmax", "MSELoss",
+    "Maxout", "Mish", "MultiLabelSoftMarginLoss", "MultiMarginLoss", "MultiStepLR", "NAdam", "NLLLoss", "Network",
+    "NonFiniteError", "OneCycleLR", "PReLU", "PoissonNLLLoss", "ProgressBar", "RAdam", "RMSNorm", "RMSprop", "ReLU",
+    "ReLU6", "ReduceLROnPlateau", "Rprop", "Sequential", "SequentialLR", "SiLU", "Sigmoid", "SmoothL1Loss",
+    "SoftMarginLoss", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "SquaredHingeLoss", "StepLR", "Tanh",
+    "Tanhshrink", "Threshold", "Trainer", "ZeroOneLoss", "absolute", "concatenate", "cos", "detach", "equal", "erf",
+    "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
+    "minimum", "numerical_gradient", "operation", "relu", "reshape", "save", "sigmoid", "sign", "sin", "softmax",
+    "sqrt", "sqrt_scaled", "square", "stack", "sum", "tanh", "transpose", "where",
 ]

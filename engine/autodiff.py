@@ -79,7 +79,8 @@ def _tangent(graph, node, moved):
 
 def _rule(node):
     if node.op not in OPS or OPS[node.op].gradient is None:
-        raise ValueError(f"op {node.op!r} of node {node!r} has no gradient: leave it out of what is differentiated")
+        raise ValueError(f"op {node.op!r} of node {node!r} has no gradient: it can be evaluated; leave it out of what "
+                         "is differentiated, such as a training loss")
     return OPS[node.op].gradient
 
 

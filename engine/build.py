@@ -9,16 +9,17 @@ from .cpu_backend import layout
 from .plan import plan
 
 
-def build(trainer, goal, kind):
-    """The program for `goal`: "predict", "evaluate", "gradient" or "train"; `kind` of targets, "labels" or "target"."""
+def build(trainer, goal, form):
+    """The program for `goal`, "predict", "evaluate", "gradient" or "train", and the form of its `data.Examples`."""
     graph, prediction = trainer.net.graph(training=goal in ("train", "gradient"))
     optimizer = trainer.optimizer
     options = {"states": optimizer.states(), "layout": layout(trainer.dtype), "settings": {"key": _key(trainer.seed)}}
     if goal == "predict":
         return plan(graph, prediction=prediction, **options)
-    loss = trainer.loss.apply(graph, prediction, kind)
-    if goal == "evaluate":
+    if goal == "evaluate":  # sums, since batches of different weights are joined
+        loss = trainer.loss.apply(graph, prediction, *form, reduction="sum")
         return plan(graph, loss=loss, prediction=prediction, **options)
+    loss = trainer.loss.apply(graph, prediction, *form)
     updates = [node for node in graph.nodes if node.inputs and OPS[node.op].phase == "update"]
     if goal == "train" and optimizer.op is None:  # it takes the gradient's program, then lets statistics follow
         return plan(graph, loss=loss, updates=updates, **options)

@@ -33,6 +33,13 @@ def number(name, value, low=None, below=None, open_low=False):
     return value
 
 
+def numbers(name, values, low):
+    """`values` as a tuple of finite floats of at least `low`."""
+    if np.ndim(values) != 1:
+        raise ValueError(f"{name} must be a list of numbers, got {values!r}")
+    return tuple(number(f"{name}[{place}]", value, low) for place, value in enumerate(values))
+
+
 def switch(name, value):
     """`value` as a bool."""
     if not isinstance(value, bool | np.bool_):

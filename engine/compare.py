@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .activations import Sigmoid
 from .layers import Dense, activations
-from .losses import LOSSES, CrossEntropyLoss
+from .losses import LOSSES
 from .network import Sequential
 from .optimizers import OPTIMIZERS
 from .trainer import Trainer
@@ -103,8 +104,9 @@ def trainer(widths, activation="ReLU", loss="CrossEntropyLoss", optimizer="Adam"
     layers = []
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
         layers += [Dense(inputs, outputs), activations()[activation]()]
+    layers[-1:] = [Sigmoid()] if loss == "BCELoss" else []  # whose predictions are probabilities
     rate = lr if lr is not None else 0.1 if optimizer == "SGD" else 1e-3
-    return Trainer(Sequential(*layers[:-1], seed=seed), LOSSES[loss](), OPTIMIZERS[optimizer](lr=rate),
+    return Trainer(Sequential(*layers, seed=seed), LOSSES[loss](), OPTIMIZERS[optimizer](lr=rate),
                    batch_size=batch, backend=backend, threads=threads, dtype=dtype, seed=seed)
 
 
@@ -113,9 +115,10 @@ def random_data(widths, loss, rows, dtype, seed=0):
     generator = np.random.default_rng(seed)
     X = generator.standard_normal((rows, widths[0])).astype(dtype)
     y = X @ generator.standard_normal((widths[0], widths[-1])).astype(dtype) / widths[0] ** 0.5
-    if loss is CrossEntropyLoss:
+    if "labels" in loss.kinds:
         return X, y.argmax(1)
-    return X, (y > 0).astype(dtype) if "BCE" in loss.__name__ else y.astype(dtype)
+    wanted = (targets.astype(dtype) for targets in (y, y > 0, np.sign(y)))
+    return X, next(targets for targets in wanted if not loss().outside(targets)[0].any())
 
 
 def _state(trainer, X, y):

@@ -117,6 +117,7 @@ class _Bound:
         self.width = _jit.HEADER + max(map(len, kernels), default=0)
         self.table = np.zeros((len(self.rows), self.width), np.int64)
         self.externals, self.scalars = [], []  # (row, cell, name): what a run may change
+        self.constants = []  # arrays whose addresses stand in the table
         self.settings = None
         before = {}
         for number, (instruction, operands) in enumerate(zip(self.rows, kernels, strict=True)):
@@ -160,13 +161,16 @@ class _Bound:
         if isinstance(value, External):
             self.externals.append((number, cell, value.name))
             return 0
+        if isinstance(value, tuple):
+            self.constants.append(np.array(value, self.dtype))
+            return address(self.constants[-1])
         if isinstance(value, Instruction):
             return self.table[self.rows.index(value)].ctypes.data
         return _bits(value or 0)
 
     def _phases(self, costs):
         """A row of `walk`'s table for each phase, in the order of the instructions."""
-        kinds = {"rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
+        kinds = {"before": walk.EACH, "rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
         names = [(instruction.stage, instruction.phase) for instruction in self.program.instructions]
         phases = [(kinds[name[1]], self.table[names.index(name)].ctypes.data, names.count(name), costs[name])
                   for name in dict.fromkeys(names)]

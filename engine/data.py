@@ -1,6 +1,37 @@
 """Checks on data: everything a kernel will read is right before it runs, or there is a Python exception."""
 
+from dataclasses import dataclass
+
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Checked data.
+
+    arrays: what programs read, by name. form: the kind of the targets, and whether there are sample weights. counts:
+    what each row counts for in a mean, float64.
+    """
+
+    arrays: dict[str, np.ndarray]
+    form: tuple[str, bool]
+    counts: np.ndarray
+
+    def __len__(self):
+        """The number of rows."""
+        return len(self.counts)
+
+
+def examples(X, y, kind, loss, sample_weight=None, of=""):
+    """Checked X and y with checked sample weights; ValueError where no row counts."""
+    arrays, counts = {"x": X, "y": y}, loss.weights(y)
+    if sample_weight is not None:
+        arrays["weights"] = sample_weights(sample_weight, len(X), X.dtype)
+        counts = counts * arrays["weights"]
+    if not counts.any():
+        raise ValueError(f"at least one row must count, but every row of y{of}, of shape {y.shape}, has an ignored "
+                         "label or the weight 0: leave such data out")
+    return Examples(arrays, (kind, sample_weight is not None), counts)
 
 
 def features(x, columns, dtype, check_finite=True, name="X"):
@@ -32,25 +63,39 @@ def enough_rows(method, X, batch_size, net, training=False):
 
 
 def targets(y, rows, loss, outputs, dtype, check_finite=True, name="y"):
-    """The checked targets of `rows` predictions and their kind, "labels" (int64) or "target" (`dtype`, 2-D)."""
-    if loss.op_for("labels") == "cross_entropy":
-        array = _array(y, name)
-        if array.ndim == 2 and array.shape[1] == outputs and outputs > 1:
-            return _matched(_numbers(array, loss, outputs, dtype, check_finite, name), rows, name), "target"
-        return _matched(_labels(array, outputs, name), rows, name), "labels"
-    array = real_array(y, name)
+    """The checked targets of `rows` predictions and their kind, "labels" (int64) or "target" (`dtype`, 2-D).
+
+    Numbers of the prediction's shape must lie in the loss's range; labels are 0 ... outputs - 1, or what it ignores.
+    """
+    array = _array(y, name)
+    table = array.ndim == 2 and array.shape[1] == outputs and outputs > 1
+    if "labels" in loss.kinds and not (table and "target" in loss.kinds):
+        return _matched(_labels(array, loss, outputs, name), rows, name), "labels"
+    array = real_array(array, name)
     if array.ndim == 1 and outputs == 1:
         array = array.reshape(-1, 1)
     return _matched(_numbers(array, loss, outputs, dtype, check_finite, name), rows, name), "target"
 
 
+def sample_weights(weights, rows, dtype):
+    """The checked weights of `rows` rows, finite and not negative, as a contiguous array (rows,) of `dtype`."""
+    array = real_array(weights, "sample_weight")
+    if array.shape != (rows,):
+        raise ValueError(f"sample_weight must have shape ({rows},), one weight for each row; got {array.shape}")
+    result = features(array.reshape(-1, 1), 1, dtype, name="sample_weight").ravel()
+    if (result < 0).any():
+        row = int((result < 0).argmax())
+        raise ValueError(f"sample_weight must not be negative, got {array[row]} in row {row}")
+    return result
+
+
 def _numbers(array, loss, outputs, dtype, check_finite, name):
     array = features(array, outputs, dtype, check_finite, name)
-    low, high = loss.target_range
-    if array.size and (array.min() < low or array.max() > high):  # NaN passes: it is check_finite's affair
-        row, column = np.unravel_index(int(((array < low) | (array > high)).argmax()), array.shape)
-        raise ValueError(f"targets of {type(loss).__name__} must lie between {low} and {high}, but {name} holds "
-                         f"{array[row, column]} in row {row}, column {column}")
+    outside, allowed = loss.outside(array)
+    if outside.any():
+        row, column = np.unravel_index(int(outside.argmax()), array.shape)
+        raise ValueError(f"targets of {type(loss).__name__} must {allowed}, but {name} holds {array[row, column]} in "
+                         f"row {row}, column {column}")
     return array
 
 
@@ -61,16 +106,19 @@ def _matched(array, rows, name):
     return array
 
 
-def _labels(array, classes, name):
+def _labels(array, loss, classes, name):
     if array.dtype.kind not in "iu":
+        table = f", or shape (rows, {classes}) for class probabilities" if "target" in loss.kinds else ""
         raise TypeError(f"class labels must be integers, got dtype {array.dtype} of shape {array.shape}: "
-                        f"use {name}.astype(int), or shape (rows, {classes}) for class probabilities")
+                        f"use {name}.astype(int){table}")
     if array.ndim != 1:
         raise ValueError(f"class labels must have shape (rows,), got {array.shape}: use {name}.ravel()")
     if len(array) and not (array.min() >= 0 and array.max() < classes):
-        row = int(((array < 0) | (array >= classes)).argmax())
-        raise ValueError(f"label {array[row]} in row {row} of {name} is outside 0 ... {classes - 1}, "
-                         f"the {classes} outputs of the network")
+        outside = ((array < 0) | (array >= classes)) & loss.counted(array)
+        if outside.any():
+            row = int(outside.argmax())
+            raise ValueError(f"label {array[row]} in row {row} of {name} is outside 0 ... {classes - 1}, "
+                             f"the {classes} outputs of the network")
     return np.ascontiguousarray(array, np.int64)
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from .program import Block, Buffer, External, Instruction, Sums
 
-_PHASES = {"rows": "rows: each worker runs all of this on its slice of the batch",
+_PHASES = {"before": "before: every worker for itself",
+           "rows": "rows: each worker runs all of this on its slice of the batch",
            "each": "each: every worker for itself",
            "units": "units: pieces of parameters or columns,\ndealt out to the workers"}
 _WIDTH, _HEIGHT, _ACROSS, _DOWN = 2.15, 0.85, 2.75, 1.3  # inches: of a box; between the corners of neighbours
 _MARGIN, _HEADING = 0.3, 0.4
 _FORWARD, _BACKWARD, _PLAIN, _INK = "#2b6cb0", "#c05621", "#4a5568", "#1a202c"
-_BANDS = {"rows": "#edf2f7", "each": "#f7fafc", "units": "#fdf3e7"}
+_BANDS = {"before": "#f7fafc", "rows": "#edf2f7", "each": "#f7fafc", "units": "#fdf3e7"}
 _FINISH = {1: "relu", 2: "where positive"}
 
 
@@ -155,7 +156,7 @@ def _band(axes, phase, top, height, width):
 def _draw_box(axes, box, x, y):
     from matplotlib.patches import FancyBboxPatch
 
-    plain = box.instruction.op in ("store", "total_loss", "penalty")
+    plain = box.instruction.op in ("store", "total_weight", "total_loss", "penalty")
     color = _PLAIN if plain else _BACKWARD if box.backward else _FORWARD
     axes.add_patch(FancyBboxPatch((x, y), _WIDTH, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.07",
                                   facecolor="white", edgecolor=color, linewidth=1.3, zorder=2))

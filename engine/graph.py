@@ -16,7 +16,7 @@ from .autodiff import differentiate, jvp
 from .node import Node
 
 _NAME = re.compile(r"\w+(\.\w+)*")
-SOURCES = ("input", "target", "labels", "parameter", "statistic", "key", "constant")  # nodes without an op
+SOURCES = ("input", "target", "labels", "weights", "parameter", "statistic", "key", "constant")  # nodes without an op
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,10 @@ class Graph:
     def labels(self, name):
         """Class indices, int64, one for each row of the batch."""
         return self._source("labels", name, (None,))
+
+    def weights(self, name):
+        """Sample weights, floating point, one for each row of the batch."""
+        return self._source("weights", name, (None,))
 
     def parameter(self, name, value=None, *, shape=None):
         """A value that the program keeps and can train. value: a number or array, its start; or a shape alone.

@@ -73,8 +73,8 @@ class GraphProgram:
     def _make(self, roots, updated=()):
         live = _live(self.graph, roots)
         for node in live:
-            if node.op in ("target", "labels"):
-                raise ValueError(f"{node!r} is a target of networks: use an input")
+            if node.op in ("target", "labels", "weights"):
+                raise ValueError(f"{node!r} belongs to networks: use an input")
             if node.op == "layer":
                 raise ValueError(f"{node.attributes['layer']!r} differs in training and in use, or with the dtype: "
                                  "give its nodes to a Network")

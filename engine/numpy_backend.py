@@ -6,6 +6,8 @@ from hotloop.kernels import OPS
 
 from .run import Outcome
 
+_DATA = {"input": "x", "target": "y", "labels": "y", "weights": "weights"}  # where the values of sources come from
+
 
 class NumpyBackend:
     """Executes programs in plain NumPy; parameters and optimizer states are arrays in torch's shapes.
@@ -66,8 +68,8 @@ class NumpyBackend:
                 count = len(values["last"])
                 arrays["prediction"][start:start + count] = values["last"]
             for node in instruction.nodes:
-                if node.op in ("input", "target", "labels"):
-                    values[node] = arrays["x" if node.op == "input" else "y"][chosen]
+                if node.op in _DATA:
+                    values[node] = arrays[_DATA[node.op]][chosen]
                     values["rows"] = len(values[node])
                 elif OPS[node.op].states:
                     if not self._update(program, node, values, step, update):

@@ -11,11 +11,14 @@ from hotloop.kernels import OPS, _jit
 from hotloop.kernels import data as data_kernels
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 from hotloop.kernels.clipping import norm_blocks
-from hotloop.kernels.losses import LOSSES, total_loss
+from hotloop.kernels.losses import LOSSES, NOTHING, total_loss, total_weight
 
 from .program import PHASES, Block, Buffer, External, Instruction, Program, Sums
 
 _CHANGES = ("penalty_gradient", "clip_value", "clip_norm")  # ops on a gradient, before its update
+_GATHERS = {"input": (data_kernels.gather, "x"), "target": (data_kernels.gather, "y"),
+            "labels": (data_kernels.gather_labels, "y"), "weights": (data_kernels.gather_weights, "weights")}
+
 
 
 def plan(graph, layout, *, loss=None, prediction=None, gradients=None, updates=(), keep_gradient=False, states=(),
@@ -53,7 +56,7 @@ class _Planner:
         self.scratch, self.flops = 0, 0
 
     def program(self):
-        make = {"input": self._gather, "target": self._gather, "labels": self._gather, "dense": self._dense,
+        make = {**dict.fromkeys(_GATHERS, self._gather), "dense": self._dense,
                 "dense_input_gradient": self._input_gradient, "dense_weight_gradient": self._parameter_gradient,
                 "penalty": self._penalty, "gradient_norm": self._clip_norm}
         for node in self.live:
@@ -142,8 +145,7 @@ class _Planner:
 
     def _gather(self, node):
         buffer = self._buffer(node)
-        kernel = data_kernels.gather_labels if node.op == "labels" else data_kernels.gather
-        role = "x" if node.op == "input" else "y"
+        kernel, role = _GATHERS[node.op]
         self._emit(kernel.__name__, kernel, "rows", [node],
                    {"source": External(role), "source_cols": buffer.cols, "order": External("order"), "y": buffer},
                    ("y",))
@@ -202,24 +204,37 @@ class _Planner:
         self._emit(node.op, op.cpu, op.phase, [node], operands, (result,), self.layout.panels(columns))
 
     def _loss(self, node):
-        prediction, target = node.inputs
+        prediction, target, *sample = node.inputs
         backward = next((user for user in self.live if user.op == f"{node.op}_backward"
                          and user.inputs[1:] == node.inputs), None)
         columns = prediction.shape[1]
-        share = 0
-        if node.attributes["reduction"] == "mean":
-            share = 1 if node.op.startswith("cross_entropy") else columns
+        given = LOSSES[node.op].operands(node.attributes, columns)
         readers = [user for user in self.users[prediction] if user not in (node, backward)]
         alone = backward is not None and not readers and prediction is not self.prediction
         if alone:
             self.place[backward] = self.place[prediction]
-        slope = self._buffer(backward) if backward is not None else self._new(f"d_{prediction.name}", columns)
-        shares = self._new(node.name, 1, flat=True)
+        operands = {"x": self.place[prediction], "target": self.place[target], "sample": None,
+                    "loss": self._new(node.name, 1, flat=True)} | given
+        if sample:
+            operands["sample"] = self.place[sample[0]]
+        if OPS[node.op].gradient is not None:
+            operands["dx"] = (self._new(f"d_{prediction.name}", columns) if backward is None
+                              else self._buffer(backward))
         self.scratch = max(self.scratch, self.layout.scratch(columns))
-        self._emit(node.op, OPS[node.op].cpu, "rows", [node] if backward is None else [node, backward],
-                   {"x": self.place[prediction], "target": self.place[target], "loss": shares, "dx": slope,
-                    "share": share}, ("loss", "dx"))
-        self.total |= {"loss": shares, "share": share}
+        self._total_weight(LOSSES[node.op], given, sample)
+        self._emit(node.op, OPS[node.op].cpu, "rows", [node] if backward is None else [node, backward], operands,
+                   tuple(name for name in ("loss", "dx") if name in operands))
+        self.total |= {"loss": operands["loss"], "share": given["share"]}
+
+    def _total_weight(self, loss, given, sample):
+        """What the rows of a batch count for, if not for one each, must be known before the first of them is run."""
+        if not given["share"] or not (sample or loss.counts):
+            return
+        counted = {"labels": None, "weight": None, "ignored": NOTHING}
+        if loss.counts:
+            counted = {"labels": External("y"), "weight": given["weight"], "ignored": given["ignored"]}
+        self._emit("total_weight", total_weight, "before", [],
+                   {"order": External("order"), "sample": External("weights") if sample else None} | counted, ())
 
     def _input_gradient(self, node):
         dy, weight = node.inputs
@@ -324,8 +339,8 @@ class _Planner:
 
     def _buffer(self, node):
         if node not in self.place:
-            if node.op == "labels":
-                self.place[node] = self._new(node.name, 1, flat=True, itemsize=8)
+            if node.op in ("labels", "weights"):
+                self.place[node] = self._new(node.name, 1, flat=True, itemsize=8 if node.op == "labels" else 0)
             elif node.shape[0] is not None:
                 self.place[node] = self._new(node.name, node.shape[1], rows=node.shape[0])
             else:

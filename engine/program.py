@@ -10,7 +10,7 @@ from hotloop.kernels._panels import group_size
 
 from .graph import Node
 
-PHASES = ("rows", "each", "units")  # of a stage, in order: see `hotloop.kernels.walk`
+PHASES = ("before", "rows", "each", "units")  # of a stage, in order: see `hotloop.kernels.walk`
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,9 @@ class Instruction:
     """One call of a kernel.
 
     `operands` gives each of the kernel's operands a buffer, a block, a region of the parameters ("state 0"), an
-    external array, a number, another instruction to run on the same rows, or None for nothing; those named in `writes`
-    are written. `nodes` are the graph nodes that it computes, in order. A program runs stage by stage, and each stage
-    phase by phase.
+    external array, a number or a tuple of numbers, another instruction to run on the same rows, or None for nothing;
+    those named in `writes` are written. `nodes` are the graph nodes that it computes, in order. A program runs stage by
+    stage, and each stage phase by phase.
     """
 
     op: str
@@ -177,8 +177,8 @@ class Instruction:
                      if name in part.writes and isinstance(value, Buffer) and value not in made]
         read = dict.fromkeys(repr(value) for name, value in self.operands.items()
                              if name not in self.writes and isinstance(value, Buffer | Sums | Block | External))
-        settings = [f"{name}={self.operands[name]:g}" for name in ("p", "share", "eps", "momentum")
-                    if self.operands.get(name)]
+        settings = [f"{name}={value:g}" for name, value in self.operands.items() if isinstance(value, float) and value]
+        settings += [f"{name}[{len(value)}]" for name, value in self.operands.items() if isinstance(value, tuple)]
         finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
         after = "".join(f" | {part.op}" for part in chained)
         results = f"{', '.join(map(repr, made))} <- " if made else ""

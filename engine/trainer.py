@@ -57,6 +57,8 @@ class Trainer(Holder):
             schedule.check(optimizer)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        for kind in loss.kinds:  # refuses class weights that do not fit the outputs
+            loss.apply(*net.graph(), kind)
         self.net, self.loss, self.optimizer, self.schedule = net, loss, optimizer, schedule
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
@@ -94,35 +96,35 @@ class Trainer(Holder):
 
     # training
 
-    def fit(self, X, y, epochs=1, validation_data=None, callbacks=()):
+    def fit(self, X, y, epochs=1, validation_data=None, callbacks=(), sample_weight=None):
         """Train for `epochs` epochs on X (rows, in_features) and y; return a History.
 
-        y: integer labels (rows,) or probabilities (rows, classes) for CrossEntropyLoss, else targets (rows,
-        out_features), or (rows,) where out_features is 1. validation_data: (Xv, yv), evaluated after each epoch.
+        y: integer labels (rows,) for losses of classes, or probabilities (rows, classes) for CrossEntropyLoss, else
+        targets (rows, out_features), or (rows,) where out_features is 1. validation_data: (Xv, yv), evaluated after
+        each epoch. sample_weight: (rows,), not negative; each batch's "mean" is sum s_i l_i / sum s_i, as in
+        scikit-learn (class weights multiply s_i, as in torch), and an epoch's loss is that mean over all its rows.
         An epoch that an interruption left unfinished is finished first, if the data has as many rows as before.
         Raises ValueError and TypeError for data that do not fit, before anything was changed; NonFiniteError where
         the loss or an update is not finite; KeyboardInterrupt soon after Ctrl-C, between two steps.
         """
         epochs = checks.integer("epochs", epochs, 0)
-        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        y, kind = self._targets(y, len(X))
         whole = isinstance(self.optimizer, LBFGS)
-        data.enough_rows("fit", X, len(X) if whole else self.batch_size, self.net, training=True)
+        examples = self._examples("fit", X, y, sample_weight, None if whole else self.batch_size, training=True)
         if validation_data is not None:
             self._check_validation(validation_data)
-        self._check_monitored(kind, validation_data is not None)
+        self._check_monitored(validation_data is not None)
         callbacks = check(callbacks)
-        program = None if whole else self._program("train", kind, min(self.batch_size, len(X)))
-        if len(X) != self._rows:
+        program = None if whole else self._program("train", examples.form, min(self.batch_size, len(examples)))
+        if len(examples) != self._rows:
             self._position, self._loss_sum = 0, 0.0
-        self._rows, self._stopped = len(X), False
+        self._rows, self._stopped = len(examples), False
         history = History()
         for _ in range(epochs):
             started = time.perf_counter()
             if whole:
-                self._whole_epoch(X, y, kind, callbacks)
+                self._whole_epoch(examples, callbacks)
             else:
-                self._epoch(program, X, y, callbacks)
+                self._epoch(program, examples, callbacks)
             if self._position:  # stopped on the way
                 break
             logs = {"epoch": self.epoch - 1} | self._finished | {"seconds": time.perf_counter() - started}
@@ -143,13 +145,11 @@ class Trainer(Holder):
             raise TypeError(f"validation_data must be a pair (X, y), got {pair!r}")
         if len(pair) != 2:
             raise ValueError(f"validation_data must be a pair (X, y), got {len(pair)} parts")
-        X = data.features(pair[0], self.net.in_features, self.dtype, self.check_finite, "X of validation_data")
-        self._targets(pair[1], len(X), "y of validation_data")
-        data.enough_rows("validation_data", X, len(X), self.net)
+        self._examples("validation_data", *pair)
 
-    def _check_monitored(self, kind, validated):
+    def _check_monitored(self, validated):
         """Refuse a schedule that waits for what `fit` will not report."""
-        reported = ["loss", *["val_loss"] * validated, *["val_accuracy"] * (validated and self._has_accuracy(kind))]
+        reported = ["loss", *["val_loss"] * validated, *["val_accuracy"] * (validated and self.loss.has_accuracy)]
         missing = (self.schedule.monitored() if self.schedule else set()) - set(reported)
         if missing:
             raise ValueError(f"the schedule monitors {', '.join(missing)}, but this fit reports {', '.join(reported)}: "
@@ -160,14 +160,20 @@ class Trainer(Holder):
         if self.schedule is not None:
             self.schedule.observe(logs)
 
-    def _epoch(self, program, X, y, callbacks):
+    def _epoch(self, program, examples, callbacks):
         """Train what is left of the current epoch."""
-        rows, batch = len(X), min(self.batch_size, len(X))
+        rows = len(examples)
+        batch = min(self.batch_size, rows)
         batches = -(-rows // batch)
-        order = None
+        order, counts = None, examples.counts
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(rows).astype(np.int64)
-        arrays = {"x": X, "y": y, "order": order}
+            counts = counts[order]
+        if self.loss.reduction == "sum":
+            counted = np.ones(batches)
+        else:
+            counted = np.add.reduceat(counts, np.arange(0, rows, batch))  # what each batch counts for
+        arrays = examples.arrays | {"order": order}
         epoch = self.epoch
         while self._position < batches:
             self._backend.bind(program)  # compiles what is missing, which an interrupt may stop
@@ -179,12 +185,10 @@ class Trainer(Holder):
                 except NonFiniteError:
                     self._position, self._loss_sum = 0, 0.0  # the next fit starts this epoch anew
                     raise
-                sizes = np.minimum(batch, rows - batch * np.arange(first, first + steps))
-                if self.loss.reduction == "mean":
-                    losses = losses * sizes
+                losses = losses * counted[first : first + steps]
                 self._loss_sum = float(np.cumsum([self._loss_sum, *losses])[-1])  # one by one: chunks leave no trace
                 self._position += steps
-                trained = min(self._position * batch, rows) if self.loss.reduction == "mean" else self._position
+                trained = float(counted[: self._position].sum()) or 1.0
                 logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained,
                         "lr": _last(program.settings["lr"])}
                 if self._position == batches:
@@ -195,55 +199,52 @@ class Trainer(Holder):
             if self._stopped or self._position == 0:
                 return
 
-    def step(self, xb, yb):
+    def step(self, xb, yb, sample_weight=None):
         """Make one update on a batch (any number of rows); return the batch's loss before the update.
 
         Arguments, and what is raised, are those of `fit`.
         """
-        xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
-        yb, kind = self._targets(yb, len(xb))
-        data.enough_rows("step", xb, len(xb), self.net, training=True)
+        examples = self._examples("step", xb, yb, sample_weight, training=True)
         if isinstance(self.optimizer, LBFGS):
-            return self._minimize(xb, yb, kind)[0]
-        rows = len(xb)
-        program = self._program("train", kind, rows)
+            return self._minimize(examples)[0]
+        rows = len(examples)
+        program = self._program("train", examples.form, rows)
         self._backend.bind(program)
         with deferred_interrupts():
-            return float(self._run(program, {"x": xb, "y": yb}, 1, 0, rows, rows)[0])
+            return float(self._run(program, examples.arrays, 1, 0, rows, rows)[0])
 
-    def gradients(self, xb, yb):
+    def gradients(self, xb, yb, sample_weight=None):
         """The gradient of the loss on a batch by parameter name, in torch's shapes; nothing is updated.
 
         It is what `step` would hand to the optimizer, of the network in training.
         """
-        xb = data.features(xb, self.net.in_features, self.dtype, self.check_finite)
-        yb, kind = self._targets(yb, len(xb))
-        data.enough_rows("gradients", xb, len(xb), self.net, training=True)
-        return self._loss_and_gradients(self._program("gradient", kind, len(xb)), xb, yb)[1]
+        examples = self._examples("gradients", xb, yb, sample_weight, training=True)
+        return self._loss_and_gradients(self._program("gradient", examples.form, len(examples)), examples)[1]
 
-    def _loss_and_gradients(self, program, X, y):
-        return self._once(program, X, y), {name: self._backend.read(program, "gradient", name)
-                                           for name in self.net.shapes}
+    def _loss_and_gradients(self, program, examples):
+        return self._once(program, examples), {name: self._backend.read(program, "gradient", name)
+                                               for name in self.net.shapes}
 
-    def _once(self, program, X, y):
+    def _once(self, program, examples):
         """The loss that `program` finds on all rows, as the next update would."""
-        outcome = self._backend.run(program, {"x": X, "y": y}, steps=1, start=0, rows=len(X), batch=len(X),
+        rows = len(examples)
+        outcome = self._backend.run(program, examples.arrays, steps=1, start=0, rows=rows, batch=rows,
                                     update=self.updates + 1, strict=False)
         return float(outcome.losses[0])
 
-    def _minimize(self, X, y, kind):
+    def _minimize(self, examples):
         """Let L-BFGS run on all rows; return the losses before and after. Statistics follow once, at the end."""
-        program = self._program("gradient", kind, len(X))
+        program = self._program("gradient", examples.form, len(examples))
         before, after, iterations = self.optimizer.minimize(
-            self.net, lambda: self._loss_and_gradients(program, X, y))
+            self.net, lambda: self._loss_and_gradients(program, examples))
         if self.net.statistics:
-            self._once(self._program("train", kind, len(X)), X, y)
+            self._once(self._program("train", examples.form, len(examples)), examples)
         self.updates += iterations
         return before, after
 
-    def _whole_epoch(self, X, y, kind, callbacks):
+    def _whole_epoch(self, examples, callbacks):
         """An epoch that is one run of L-BFGS."""
-        self._finished = {"loss": self._minimize(X, y, kind)[1], "lr": self.lr}
+        self._finished = {"loss": self._minimize(examples)[1], "lr": self.lr}
         self.epoch += 1
         notify(callbacks, "on_batch_chunk", self, {"epoch": self.epoch - 1, "batch": 1, "batches": 1} | self._finished)
 
@@ -295,51 +296,44 @@ class Trainer(Holder):
         X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
         if len(X):
             data.enough_rows("predict", X, len(X), self.net)
-        return self._forward(X, None, "predict", None)[0]
+        return self._forward({"x": X}, "predict", None)[0]
 
-    def evaluate(self, X, y):
+    def evaluate(self, X, y, sample_weight=None):
         """Loss on X and y, and accuracy where y are classes; a dict with "loss" and, then, "accuracy".
 
-        Classes are labels or probabilities (the largest counts) for CrossEntropyLoss and 0/1 targets for
-        BCEWithLogitsLoss, where a positive output means 1.
+        Both weigh rows by sample_weight, (rows,), as `fit` does; class weights are for the loss alone, ignored labels
+        for nothing. The class is the largest output for losses of classes (targets: labels, or the most probable class)
+        and for those of yes and no, a probability above 0.5, a logit or margin above 0, each output counting alike.
         """
-        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        y, kind = self._targets(y, len(X))
-        data.enough_rows("evaluate", X, len(X), self.net)
-        total, right = 0.0, 0
-        at_once = len(X) if self._by_batch() else _EVALUATE_ROWS
-        for first in range(0, len(X), at_once):
-            part, wanted = X[first : first + at_once], y[first : first + at_once]
-            outputs, loss = self._forward(part, wanted, "evaluate", kind)
-            total += loss
-            if self.loss.op_for(kind) == "bce_with_logits_loss":
-                right += int(((outputs > 0) == (wanted > 0.5)).sum()) / wanted.shape[1]
-            elif self.loss.op_for(kind).startswith("cross_entropy"):
-                right += int((outputs.argmax(1) == (wanted if kind == "labels" else wanted.argmax(1))).sum())
-        results = {"loss": total / len(X) if self.loss.reduction == "mean" else total}
-        if self._has_accuracy(kind):
-            results["accuracy"] = right / len(X)
+        examples = self._examples("evaluate", X, y, sample_weight)
+        total, right = 0.0, []
+        at_once = len(examples) if self._by_batch() else _EVALUATE_ROWS
+        for first in range(0, len(examples), at_once):
+            part = {name: array[first : first + at_once] for name, array in examples.arrays.items()}
+            outputs, losses = self._forward(part, "evaluate", examples.form)
+            total += losses.sum()
+            if self.loss.has_accuracy:
+                right.append(self.loss.right(outputs, part["y"]))
+        share = self.loss.share(examples.form[0], self.net.out_features)
+        results = {"loss": float(total / (share * examples.counts.sum() if share else 1))}
+        if right:
+            weights = self.loss.counted(examples.arrays["y"]) * examples.arrays.get("weights", 1.0)
+            results["accuracy"] = float(np.average(np.concatenate(right), weights=weights))
         return results
 
-    def _has_accuracy(self, kind):
-        return self.loss.op_for(kind) not in ("mse_loss", "l1_loss")
-
-    def _forward(self, X, y, goal, kind):
-        """Outputs for X and, with y, the loss summed over rows."""
-        outputs = np.empty((len(X), self.net.out_features), self.dtype)
-        batch = max(1, len(X) if self._by_batch() else min(_PREDICT_ROWS, len(X)))
-        program = self._program(goal, kind, batch)
-        arrays = {"x": X, "y": y, "prediction": outputs}
+    def _forward(self, arrays, goal, form):
+        """Outputs, and the losses of the batches that they were made in."""
+        rows = len(arrays["x"])
+        outputs, losses = np.empty((rows, self.net.out_features), self.dtype), []
+        batch = max(1, rows if self._by_batch() else min(_PREDICT_ROWS, rows))
+        program = self._program(goal, form, batch)
         per_run = max(1, int(2e9 / (program.flops * batch)))  # batches in about _CHUNK_SECONDS
-        loss = 0.0
-        for first in range(0, len(X), per_run * batch):
-            rows = min(len(X), first + per_run * batch)
-            outcome = self._backend.run(program, arrays, steps=-(-(rows - first) // batch), start=first, rows=rows,
-                                        batch=batch, strict=False)
-            if y is not None:
-                sizes = np.minimum(batch, rows - np.arange(first, rows, batch))
-                loss += float(outcome.losses @ sizes if self.loss.reduction == "mean" else outcome.losses.sum())
-        return outputs, loss
+        for first in range(0, rows, per_run * batch):
+            last = min(rows, first + per_run * batch)
+            outcome = self._backend.run(program, arrays | {"prediction": outputs}, steps=-(-(last - first) // batch),
+                                        start=first, rows=last, batch=batch, strict=False)
+            losses.append(outcome.losses)
+        return outputs, np.concatenate(losses) if losses else np.zeros(0)
 
     def _by_batch(self):
         """Whether outputs of a row depend on the others, in use too: then all rows are one batch."""
@@ -347,22 +341,26 @@ class Trainer(Holder):
 
     # programs
 
-    def program(self, X, y):
-        """The training program for data such as X and y: print it to see what runs."""
-        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
+    def program(self, X, y, sample_weight=None):
+        """The training program for such data: print it to see what runs."""
         goal = "gradient" if isinstance(self.optimizer, LBFGS) else "train"
-        return self._program(goal, self._targets(y, len(X))[1], 1)
+        return self._program(goal, self._examples("program", X, y, sample_weight).form, 1)
 
-    def _targets(self, y, rows, name="y"):
-        return data.targets(y, rows, self.loss, self.net.out_features, self.dtype, self.check_finite, name)
+    def _examples(self, method, X, y, sample_weight=None, batch_size=None, training=False):
+        """Checked data for a method, which runs all rows at once or in batches."""
+        of = " of validation_data" if method == "validation_data" else ""
+        X = data.features(X, self.net.in_features, self.dtype, self.check_finite, f"X{of}")
+        y, kind = data.targets(y, len(X), self.loss, self.net.out_features, self.dtype, self.check_finite, f"y{of}")
+        data.enough_rows(method, X, batch_size or len(X), self.net, training)
+        return data.examples(X, y, kind, self.loss, sample_weight, of)
 
-    def _program(self, goal, kind, rows):
-        """The program for a goal and a kind of targets, ready to run on batches of `rows`."""
+    def _program(self, goal, form, rows):
+        """The program for a goal and a form of targets, ready to run on batches of `rows`."""
         if self._backend is None:
             self._make_backend()
-        if (goal, kind) not in self._programs:
-            self._programs[goal, kind] = build(self, goal, kind)
-        program = self._programs[goal, kind]
+        if (goal, form) not in self._programs:
+            self._programs[goal, form] = build(self, goal, form)
+        program = self._programs[goal, form]
         self._backend.prepare(program, rows)
         if self.net.owner is not self:
             self.net.take(self)

@@ -10,6 +10,8 @@ from . import (
     adagrad,
     adam,
     arithmetic,
+    binary_losses,
+    class_losses,
     clipping,
     dense,
     dropout,
@@ -20,12 +22,14 @@ from . import (
     penalties,
     piecewise,
     pooling,
+    regression_losses,
     softmax,
     tensors,
 )
 from ._op import OPS
 
 __all__ = [
-    "OPS", "activations", "adagrad", "adam", "arithmetic", "clipping", "dense", "dropout", "losses", "normalization",
-    "optimizers", "parameters", "penalties", "piecewise", "pooling", "softmax", "tensors",
+    "OPS", "activations", "adagrad", "adam", "arithmetic", "binary_losses", "class_losses", "clipping", "dense",
+    "dropout", "losses", "normalization", "optimizers", "parameters", "penalties", "piecewise", "pooling",
+    "regression_losses", "softmax", "tensors",
 ]

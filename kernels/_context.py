@@ -8,4 +8,5 @@ GRADIENT = 4  # address that stands for element 0 of the parameters' gradient, s
 ZEROS = 5  # address of PANEL zeros, then a one
 SCRATCH = 6  # address of the worker's own memory
 WORKER = 7  # number of the worker
+WEIGHT = 8  # float64: what the rows of this batch count for in a mean, together
 CONTEXT = 16  # cells of a block: two cache lines

@@ -2,7 +2,14 @@
 
 from ._context import CONTEXT, START
 from ._jit import kernel
-from ._primitives import PANEL, SIZE, copy, ints
+from ._primitives import PANEL, SIZE, copy, ints, reals
+
+
+def row_of(order, place):
+    """The row of the data set at a place of the epoch; without an order, the place itself."""
+    if order:
+        return ints(order, place + 1)[place]
+    return place
 
 
 @kernel
@@ -10,9 +17,7 @@ def gather(source, source_cols, order, y, y_panel, context, low, high):
     """y[i] = source[order[START + i]], row by row, into panels; without an order, source[START + i]."""
     start = ints(context, CONTEXT)[START]
     for i in range(low, high):
-        row = start + i
-        if order:
-            row = ints(order, row + 1)[row]
+        row = row_of(order, start + i)
         for first in range(0, source_cols, PANEL):
             place = y + (first // PANEL * y_panel + i * PANEL) * SIZE
             copy(place, source + (row * source_cols + first) * SIZE, min(PANEL, source_cols - first))
@@ -25,10 +30,19 @@ def gather_labels(source, order, y, context, low, high):
     start = ints(context, CONTEXT)[START]
     target = ints(y, high)
     for i in range(low, high):
-        row = start + i
-        if order:
-            row = ints(order, row + 1)[row]
+        row = row_of(order, start + i)
         target[i] = ints(source, row + 1)[row]
+    return 0
+
+
+@kernel
+def gather_weights(source, order, y, context, low, high):
+    """y[i] = source[order[START + i]] for sample weights, one number a row."""
+    start = ints(context, CONTEXT)[START]
+    target = reals(y, high)
+    for i in range(low, high):
+        row = row_of(order, start + i)
+        target[i] = reals(source, row + 1)[row]
     return 0
 
 

@@ -1,31 +1,84 @@
-"""Losses: value, gradient and reduction of each in one place.
+"""Losses: what all of them share. Formulas stand in `regression_losses`, `binary_losses` and `class_losses`.
 
-A loss kernel writes, for each row of the batch, the row's share of the loss and the gradient with respect to the
-prediction; `total_loss` joins the shares in a fixed order. `mean` divides value and gradient alike: by the batch for
-cross-entropy, by all elements for the elementwise losses, as torch does (scikit-learn divides by the batch there).
-`sum` divides by nothing.
+A loss kernel writes, for each row i of the batch, the row's loss l_i and the gradient with respect to the prediction;
+`total_loss` joins the rows in a fixed order. Value and gradient are reduced alike:
+
+    sum     sum_i s_i l_i
+    mean    sum_i s_i l_i / (share sum_i s_i k_i)
+
+s_i is the sample weight of the row, 1 without such weights. k_i is what the loss counts the row for: 1, but the weight
+of its class for cross-entropy and nll_loss, and 0 where they ignore its label. `share` is the number of elements that a
+row counts for: all of them for the elementwise losses, as in torch (scikit-learn divides by the rows there), one for
+losses of classes. Where nothing counts, the mean is 0, with gradient 0 (torch: NaN, with gradient 0).
 """
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ._context import BATCH, CONTEXT, LOSS, SCRATCH
+from ._context import BATCH, CONTEXT, LOSS, SCRATCH, START, WEIGHT
 from ._jit import kernel
 from ._op import Op, register
-from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
-from ._primitives import LANES, PANEL, SIZE, doubles, ints, real, reals, select
-from .elementary import exp, log, log1p, sigmoid
-from .softmax import exp_columns, numpy_log_softmax, scale_columns
+from ._panels import add_columns, from_columns, group_rows, group_size, to_columns
+from ._primitives import LANES, PANEL, SIZE, doubles, ints, real, reals
+from .data import row_of
 
-LOSSES: set[str] = set()
-_REDUCTIONS = ({"reduction": "mean"}, {"reduction": "sum"})
+NOTHING = -1  # an ignored label that no row has
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a loss says of itself beyond its entry in the op table.
+
+    operands: `(attributes, columns) -> numbers, and tuples of them, that its kernel takes`, among them `share`, which
+        is 0 for a sum.
+    labels: whether its targets are class indices, (rows,), instead of numbers of the prediction's shape.
+    counts: whether k_i depends on the label, through the operands `weight` and `ignored`.
+    """
+
+    operands: Callable[[Mapping[str, Any], int], dict[str, Any]]
+    labels: bool = False
+    counts: bool = False
+
+
+LOSSES: dict[str, Loss] = {}
 
 
 @kernel
-def total_loss(loss, share, sums, count, context, low, high):
-    """Put the batch's loss into the worker's context: the sum of the rows' losses over batch * share, or over 1.
+def total_weight(labels, order, sample, weight, ignored, context, low, high):
+    """Put sum_i s_i k_i of the batch into the worker's context: what its rows count for, in float64."""
+    cells = ints(context, CONTEXT)
+    total = np.float64(0.0)
+    for i in range(cells[BATCH]):
+        row = row_of(order, cells[START] + i)
+        label = 0
+        if labels:
+            label = ints(labels, row + 1)[row]
+        total += np.float64(row_weight(label, sample, row, weight, ignored))
+    doubles(context, CONTEXT)[WEIGHT] = total
+    return 0
 
-    `share` is the number of elements a row counts for under the mean, 0 for the sum. Four float64 partial sums. What
-    does not come from rows is added to it: `count` float64 `sums`, such as those of penalties.
+
+def row_weight(label, sample, row, weight, ignored):
+    """s_i k_i of one row: 0 where its label is ignored, else its sample weight times the weight of its class."""
+    result = real(1.0)
+    if label == ignored:
+        return real(0.0)
+    if sample:
+        result = reals(sample, row + 1)[row]
+    if weight:
+        result = result * reals(weight, label + 1)[label]
+    return result
+
+
+@kernel
+def total_loss(loss, share: float, sums, count, context, low, high):
+    """Put the batch's loss into the worker's context: the sum of the rows' losses, over what they count for if share.
+
+    Four float64 partial sums. What does not come from rows is added to it: `count` float64 `sums`, such as those of
+    penalties.
     """
     batch = ints(context, CONTEXT)[BATCH]
     values = reals(loss, batch)
@@ -39,207 +92,151 @@ def total_loss(loss, share, sums, count, context, low, high):
     total = (a + b) + (c + d)
     for i in range(whole, batch):
         total += np.float64(values[i])
-    if share:
-        total /= np.float64(batch * share)
+    cells = doubles(context, CONTEXT)
+    counted = share * cells[WEIGHT]
+    if counted > 0.0:
+        total /= counted
     for i in range(count):
         total += doubles(sums, count)[i]
-    doubles(context, CONTEXT)[LOSS] = total
+    cells[LOSS] = total
     return 0
 
 
 def factor_of(context, share):
-    """What the reduction multiplies each row's gradient with."""
-    if share:
-        return real(np.float64(1.0) / np.float64(ints(context, CONTEXT)[BATCH] * share))
+    """What the reduction multiplies each row's gradient with, its sample weight apart."""
+    counted = share * doubles(context, CONTEXT)[WEIGHT]
+    if counted > 0.0:
+        return real(np.float64(1.0) / counted)
     return real(1.0)
 
 
-def elementwise_loss(name, value, slope, reference, reference_slope):
-    """Enter a loss that sums `value(x, y)` over predictions x and targets y, with d value / dx = `slope(x, y)`."""
+def row_factors(sample, first, rows, factor, factors):
+    """factors[i] = factor s_i for the rows from `first` on."""
+    scales = reals(factors, rows)
+    for i in range(rows):
+        scales[i] = factor
+    if sample:
+        weights = reals(sample + first * SIZE, rows)
+        for i in range(rows):
+            scales[i] = factor * weights[i]
 
-    def rows(x, x_panel, x_cols, target, target_panel, loss, dx, dx_panel, share, context, low, high):
+
+def weigh(sample, first, rows, loss):
+    """Multiply the losses of the rows from `first` on with their sample weights."""
+    if sample:
+        shares, weights = reals(loss + first * SIZE, rows), reals(sample + first * SIZE, rows)
+        for i in range(rows):
+            shares[i] = shares[i] * weights[i]
+
+
+def elementwise_loss(name, value, slope, reference, reference_slope, parameter="", weight=False, per_row=False,
+                     cases=({},), reductions=("mean", "sum")):
+    """Enter a loss that sums `value(x, y, p)` over predictions x and targets y, with d value / dx = `slope(x, y, p)`.
+
+    parameter: the attribute that p comes from: a number, or one for each column, or None for 1s. weight: whether it has
+    the attribute `weight`, None or a factor for each column. per_row: the columns of a row are averaged, whatever the
+    reduction. The references take arrays x, y and p.
+    """
+
+    def rows(x, x_panel, x_cols, target, target_panel, sample, weight, parameters, p: float, share: float, loss,
+             dx, dx_panel, context, low, high):
         factor, given = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
         group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
-        wanted, block = given + size * SIZE, given + 2 * size * SIZE
+        wanted, block, factors = given + size * SIZE, given + 2 * size * SIZE, given + (2 * size + group) * SIZE
         for first in range(low, high, group):
             count, row = min(group, high - first), first * PANEL * SIZE
             to_columns(x + row, x_panel, x_cols, given, group, context, 0, count)
             to_columns(target + row, target_panel, x_cols, wanted, group, context, 0, count)
+            row_factors(sample, first, count, factor, factors)
+            scales = reals(factors, count)
             for c in range(x_cols):
                 predictions, targets = reals(given + c * group * SIZE, count), reals(wanted + c * group * SIZE, count)
+                parameter, scale = real(p), real(1.0)
+                if parameters:
+                    parameter = reals(parameters, x_cols)[c]
+                if weight:
+                    scale = reals(weight, x_cols)[c]
                 for i in range(count):
                     prediction, goal = predictions[i], targets[i]
-                    targets[i] = value(prediction, goal)
-                    predictions[i] = slope(prediction, goal) * factor
+                    targets[i] = scale * value(prediction, goal, parameter)
+                    predictions[i] = slope(prediction, goal, parameter) * (scale * scales[i])
             add_columns(wanted, group, x_cols, count, loss + first * SIZE, block)
+            weigh(sample, first, count, loss)
             from_columns(given, group, x_cols, dx + row, dx_panel, context, 0, count)
         return 0
 
-    def evaluate(attributes, x, y):
-        terms = reference(x, y)
-        return terms.mean() if attributes["reduction"] == "mean" else terms.sum()
+    def operands(attributes, columns):
+        given, weights = attributes[parameter] if parameter else 0.0, attributes.get("weight")
+        if per_row:
+            weights = tuple(number / columns for number in weights or (1.0,) * columns)
+        share = {"mean": 1.0 if per_row else float(columns), "batchmean": 1.0, "sum": 0.0}[attributes["reduction"]]
+        given = 1.0 if given is None else given
+        vector = isinstance(given, tuple)
+        return {"weight": weights, "parameters": given if vector else None, "p": 0.0 if vector else float(given),
+                "share": share}
 
-    def evaluate_backward(attributes, upstream, x, y):
-        return upstream * reference_slope(x, y) / (x.size if attributes["reduction"] == "mean" else 1)
+    def terms(attributes, x, y):
+        p, scale = (np.asarray(1 if attributes.get(key) is None else attributes[key], x.dtype)
+                    for key in (parameter, "weight"))
+        scale = scale / x.dtype.type(x.shape[1]) if per_row else scale
+        counted = 1 if per_row or attributes["reduction"] == "batchmean" else x.shape[1]
+        return ((scale * reference(x, y, p)).sum(-1), scale * reference_slope(x, y, p),
+                np.full(len(x), counted, x.dtype))
 
-    _register(name, _targets_shape, evaluate, evaluate_backward, kernel(rows, name))
-
-
-def _register(name, shape, evaluate, evaluate_backward, rows):
-    backward = f"{name}_backward"
-
-    def gradient(graph, node, upstream):
-        return (graph.apply(backward, upstream, *node.inputs, **node.attributes), None)
-
-    LOSSES.add(name)
-    register(Op(name, shape, evaluate, gradient, cpu=rows, tolerance="row", cases=_REDUCTIONS))
-    register(Op(backward, lambda attributes, upstream, x, y: x, evaluate_backward, cpu=rows, tolerance="row",
-                cases=_REDUCTIONS))
+    names = ({parameter} if parameter else set()) | ({"weight"} if weight else set())
+    assert all(case.keys() == names for case in cases), name
+    register_loss(name, targets_shape, terms, kernel(rows, name), Loss(operands), cases, reductions)
 
 
-def _targets_shape(attributes, x, y):
+def register_loss(name, shape, terms, rows, loss, cases=({},), reductions=("mean", "sum"), gradient=True):
+    """Enter a loss, and its backward op, into the tables.
+
+    shape: of the op, given attributes, prediction and target. terms: the reference `(attributes, x, y) -> l_i, dl_i/dx
+    and share k_i for each row`. rows: the kernel. Without `gradient` it can be evaluated alone.
+    """
+    backward, cases = f"{name}_backward", tuple({"reduction": how} | case for how in reductions for case in cases)
+
+    def shape_of(attributes, x, y, sample=None):
+        shape(x, y)
+        for vector in ("weight", "pos_weight"):
+            if attributes.get(vector) is not None and len(attributes[vector]) != x[1]:
+                raise ValueError(f"{vector} needs {x[1]} numbers, one for each output; got {len(attributes[vector])}")
+        if sample not in (None, x[:1]):
+            raise ValueError(f"the sample weights of predictions {x} need shape {x[:1]}; got {sample}")
+        return ()
+
+    def evaluate(attributes, x, y, sample=None):
+        costs, _, counts = terms(attributes, x, y)
+        total = (costs if sample is None else sample * costs).sum()
+        return total / divisor(attributes, counts, sample)
+
+    def evaluate_backward(attributes, upstream, x, y, sample=None):
+        _, slopes, counts = terms(attributes, x, y)
+        slopes = slopes if sample is None else slopes * sample[:, None]
+        return upstream * slopes / divisor(attributes, counts, sample)
+
+    def divisor(attributes, counts, sample):
+        if attributes["reduction"] == "sum":
+            return 1
+        return (counts if sample is None else sample * counts).sum() or 1
+
+    def gradient_of(graph, node, upstream):
+        return (graph.apply(backward, upstream, *node.inputs, **node.attributes), *(None for _ in node.inputs[1:]))
+
+    LOSSES[name] = loss
+    register(Op(name, shape_of, evaluate, gradient_of if gradient else None, cpu=rows, tolerance="row", cases=cases))
+    if gradient:
+        register(Op(backward, lambda attributes, upstream, x, y, sample=None: x, evaluate_backward, cpu=rows,
+                    tolerance="row", cases=cases))
+
+
+def targets_shape(x, y):
+    """The shapes of a loss of numbers."""
     if x != y:
         raise ValueError(f"the targets need the shape of the predictions, {x}; got {y}")
-    return ()
 
 
-def _labels_shape(attributes, x, y):
+def labels_shape(x, y):
+    """The shapes of a loss of class indices."""
     if len(x) != 2 or y != x[:1]:
         raise ValueError(f"class labels for logits {x} need shape {x[:1]}; got {y}")
-    return ()
-
-
-def _square(x, y):
-    return (x - y) * (x - y)
-
-
-def _square_slope(x, y):
-    return 2.0 * (x - y)
-
-
-elementwise_loss("mse_loss", _square, _square_slope, lambda x, y: (x - y) ** 2, lambda x, y: 2 * (x - y))
-
-
-def _absolute(x, y):
-    return select(x > y, x - y, y - x)
-
-
-def _absolute_slope(x, y):
-    return select(x > y, 1.0, select(x < y, -1.0, x - y))
-
-
-elementwise_loss("l1_loss", _absolute, _absolute_slope, lambda x, y: np.abs(x - y), lambda x, y: np.sign(x - y))
-
-
-def _logits(x, y):
-    """-y log s(x) - (1 - y) log(1 - s(x)), in the form that neither overflows nor cancels (torch, TensorFlow)."""
-    return select(x > 0.0, x, 0.0) - x * y + log1p(exp(select(x > 0.0, -x, x)))
-
-
-def _logits_slope(x, y):
-    return sigmoid(x) - y
-
-
-def _numpy_sigmoid(x):
-    return np.where(x < 0, np.exp(np.minimum(x, 0)), 1) / (1 + np.exp(-np.abs(x)))
-
-
-elementwise_loss("bce_with_logits_loss", _logits, _logits_slope,
-                 lambda x, y: np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x))),
-                 lambda x, y: _numpy_sigmoid(x) - y)
-
-# Cross-entropy of softmax(x) against a class or a distribution t over classes:
-#     loss = sum_c t_c (lse - x_c),   lse = max x + log sum_c exp(x_c - max x),   dx_c = softmax(x)_c sum t - t_c
-
-
-@kernel
-def cross_entropy(x, x_panel, x_cols, target, loss, dx, dx_panel, share, context, low, high):
-    """Cross-entropy against class indices (int64); dx may be x."""
-    factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
-    group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
-    top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
-    for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
-        max_columns(z, group, x_cols, count, top)
-        labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
-        every, tops, totals = reals(z, size), reals(top, count), reals(total, count)
-        for i in range(count):
-            shares[i] = tops[i] - every[labels[i] * group + i]
-        exp_columns(z, group, x_cols, count, top)
-        add_columns(z, group, x_cols, count, total, block)
-        for i in range(count):
-            shares[i] = shares[i] + log(totals[i])
-            totals[i] = factor / totals[i]
-        scale_columns(z, group, x_cols, count, total)
-        for i in range(count):
-            place = labels[i] * group + i
-            every[place] = every[place] - factor
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
-    return 0
-
-
-@kernel
-def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, loss, dx, dx_panel, share,
-                                context, low, high):
-    """Cross-entropy against a distribution over the classes for each row; a class of probability 0 costs nothing."""
-    factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
-    group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
-    goal, terms = z + size * SIZE, z + 2 * size * SIZE
-    top, total = z + 3 * size * SIZE, z + (3 * size + group) * SIZE
-    weight, block = z + (3 * size + 2 * group) * SIZE, z + (3 * size + 3 * group) * SIZE
-    for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
-        to_columns(target + row, target_panel, x_cols, goal, group, context, 0, count)
-        max_columns(z, group, x_cols, count, top)
-        shares, tops = reals(loss + first * SIZE, count), reals(top, count)
-        totals, weights = reals(total, count), reals(weight, count)
-        for c in range(x_cols):
-            given, wanted = reals(z + c * group * SIZE, count), reals(goal + c * group * SIZE, count)
-            costs = reals(terms + c * group * SIZE, count)
-            for i in range(count):
-                costs[i] = select(wanted[i] == 0.0, 0.0, wanted[i] * (tops[i] - given[i]))
-        add_columns(terms, group, x_cols, count, loss + first * SIZE, block)
-        add_columns(goal, group, x_cols, count, weight, block)
-        exp_columns(z, group, x_cols, count, top)
-        add_columns(z, group, x_cols, count, total, block)
-        for i in range(count):
-            shares[i] = shares[i] + weights[i] * log(totals[i])
-            totals[i] = weights[i] / totals[i]
-        for c in range(x_cols):
-            given, wanted = reals(z + c * group * SIZE, count), reals(goal + c * group * SIZE, count)
-            for i in range(count):
-                given[i] = (given[i] * totals[i] - wanted[i]) * factor
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
-    return 0
-
-
-def _one_hot(labels, like):
-    table = np.zeros_like(like)
-    table[np.arange(len(labels)), labels] = 1
-    return table
-
-
-def _cross_entropy_reference(attributes, x, y):
-    losses = -numpy_log_softmax(x)[np.arange(len(y)), y]
-    return losses.mean() if attributes["reduction"] == "mean" else losses.sum()
-
-
-def _probabilities_reference(attributes, x, y):
-    losses = -np.where(y == 0, 0, y * numpy_log_softmax(x)).sum(-1)
-    return losses.mean() if attributes["reduction"] == "mean" else losses.sum()
-
-
-def _probabilities_reference_backward(attributes, upstream, x, y):
-    slope = np.exp(numpy_log_softmax(x)) * y.sum(-1, keepdims=True) - y
-    return upstream * slope / (len(x) if attributes["reduction"] == "mean" else 1)
-
-
-def _cross_entropy_reference_backward(attributes, upstream, x, y):
-    return _probabilities_reference_backward(attributes, upstream, x, _one_hot(y, x))
-
-
-_register("cross_entropy", _labels_shape, _cross_entropy_reference, _cross_entropy_reference_backward, cross_entropy)
-_register("cross_entropy_probabilities", _targets_shape, _probabilities_reference, _probabilities_reference_backward,
-          cross_entropy_probabilities)

@@ -9,7 +9,7 @@ Which worker computes an element changes nothing in how it is computed.
 
 import numpy as np
 
-from ._context import BATCH, CONTEXT, LOSS, START, UPDATE
+from ._context import BATCH, CONTEXT, LOSS, START, UPDATE, WEIGHT
 from ._jit import kernel
 from ._primitives import atomic_add, atomic_load, atomic_store, call, doubles, ints, pause, yield_thread
 
@@ -38,12 +38,13 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, bloc
     """
     worker = low
     own = contexts + worker * CONTEXT * 8
-    cells = ints(own, CONTEXT)
+    cells, numbers = ints(own, CONTEXT), doubles(own, CONTEXT)
     verdict = ints(shared, SHARED)
     done = 0
     for step in range(steps):
         size = min(batch, rows - start)
         cells[BATCH], cells[START], cells[UPDATE] = size, start, update + step
+        numbers[LOSS], numbers[WEIGHT] = 0.0, size
         if worker == 0:
             for i in range(change_count):
                 ints(ints(changing, change_count)[i], 1)[0] = ints(changes, (step + 1) * change_count)[
@@ -64,7 +65,7 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, bloc
                 for i in range(phase[COUNT]):
                     row = phase[FIRST] + i * row_bytes
                     status = call(ints(row, 1)[0], row, own, 0, 0)
-                loss = doubles(own, CONTEXT)[LOSS]
+                loss = numbers[LOSS]
                 if losses and worker == 0:
                     doubles(losses, step + 1)[step] = loss
                 if (strict and not np.isfinite(loss)) or loss < goal:

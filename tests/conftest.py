@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hotloop.kernels import _ahead, _jit
-from hotloop.kernels._context import BATCH, CONTEXT, GRADIENT, LOSS, SCRATCH, UPDATE, ZEROS
+from hotloop.kernels._context import BATCH, CONTEXT, GRADIENT, LOSS, SCRATCH, UPDATE, WEIGHT, ZEROS
 from hotloop.kernels._target import cores, host
 
 hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True, database=None)
@@ -40,6 +40,7 @@ class Worker:
         self.cells = np.zeros(CONTEXT, np.int64)
         self.cells[[BATCH, UPDATE, GRADIENT, SCRATCH, ZEROS]] = (
             batch, update, _word(gradient), self.memory.ctypes.data, self.memory[scratch:].ctypes.data)
+        self.cells.view(np.float64)[WEIGHT] = batch
 
     @property
     def loss(self):

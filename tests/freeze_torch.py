@@ -1,4 +1,4 @@
-"""Values from torch, kept in frozen/*.npz: training runs of the nets of CASES, and the ACTIVATIONS over a grid.
+"""Values of torch, kept in frozen/*.npz: training runs of the nets of CASES, ACTIVATIONS over a grid, LOSSES.
 
 Run by hand, with torch installed: `python tests/freeze_torch.py`. The tests read the files and need no torch.
 """
@@ -169,10 +169,40 @@ def activation_layers(module):
     return [getattr(module, name)(*arguments) for name, *arguments in ACTIVATIONS]
 
 
+_WEIGHT = (0.5, 2.0, 0.0, 1.5, 1.0)
+LOSSES = [  # name, targets, settings; each under every reduction that it has
+    ("MSELoss", "numbers", {}), ("L1Loss", "numbers", {}),
+    ("SmoothL1Loss", "numbers", {"beta": 0.7}), ("SmoothL1Loss", "numbers", {"beta": 0.0}),
+    ("HuberLoss", "numbers", {"delta": 0.7}),
+    ("BCELoss", "bits", {}), ("BCELoss", "probabilities", {"weight": _WEIGHT}),
+    ("BCEWithLogitsLoss", "bits", {}),
+    ("BCEWithLogitsLoss", "probabilities", {"weight": _WEIGHT, "pos_weight": _WEIGHT[::-1]}),
+    ("CrossEntropyLoss", "labels", {}), ("CrossEntropyLoss", "labels", {"weight": _WEIGHT}),
+    ("CrossEntropyLoss", "labels", {"label_smoothing": 0.2}),
+    ("CrossEntropyLoss", "ignored", {"weight": _WEIGHT, "label_smoothing": 0.2}),
+    ("CrossEntropyLoss", "labels", {"ignore_index": 1, "weight": _WEIGHT}),
+    ("CrossEntropyLoss", "probabilities", {"weight": _WEIGHT, "label_smoothing": 0.2}),
+    ("NLLLoss", "labels", {}), ("NLLLoss", "ignored", {"weight": _WEIGHT}),
+    ("KLDivLoss", "probabilities", {}), ("KLDivLoss", "numbers", {"log_target": True}),
+    ("PoissonNLLLoss", "counts", {}), ("PoissonNLLLoss", "counts", {"full": True}),
+    ("PoissonNLLLoss", "counts", {"log_input": False, "eps": 0.01}),
+    ("PoissonNLLLoss", "counts", {"log_input": False, "full": True}),
+    ("SoftMarginLoss", "signs", {}), ("HingeEmbeddingLoss", "signs", {"margin": 1.3}),
+    ("MultiLabelSoftMarginLoss", "bits", {}), ("MultiLabelSoftMarginLoss", "bits", {"weight": _WEIGHT}),
+    ("MultiMarginLoss", "labels", {}), ("MultiMarginLoss", "labels", {"p": 2, "margin": 1.7, "weight": _WEIGHT}),
+]
+
+
 def draw_targets(generator, kind, rows, outputs):
     """Targets of a kind, in float32's numbers, so that both dtypes train on the same."""
     if kind == "labels":
         return generator.integers(0, outputs, rows)
+    if kind == "ignored":
+        return np.where(np.arange(rows) % 3 == 1, -100, generator.integers(0, outputs, rows))
+    if kind == "signs":
+        return generator.choice([-1, 1], (rows, outputs)).astype(np.float32)
+    if kind == "counts":
+        return generator.poisson(2, (rows, outputs)).astype(np.float32)
     if kind == "bits":
         return generator.integers(0, 2, (rows, outputs)).astype(np.float32)
     if kind == "probabilities":
@@ -245,9 +275,32 @@ def _train(torch, net, module, case, data, dtype):
     yield from [(f"final/{name}", value.numpy().copy()) for name, value in net.state_dict().items()]
 
 
+def freeze_losses():
+    """Prediction, target, and under each reduction value and gradient of every one of LOSSES, by place and name."""
+    import torch
+
+    frozen, generator = {}, np.random.default_rng(7)
+    for place, (name, targets, settings) in enumerate(LOSSES):
+        x, y = 2 * generator.standard_normal((11, 5)).astype(np.float32), draw_targets(generator, targets, 11, 5)
+        if name == "BCELoss" or "log_input" in settings:
+            x = generator.uniform(0, 1, x.shape).astype(np.float32)
+        frozen |= {f"{place}/x": x, f"{place}/y": y}
+        given = {key: torch.tensor(value, dtype=torch.float64) if isinstance(value, tuple) else value
+                 for key, value in settings.items()}
+        target = torch.tensor(y) if y.dtype == np.int64 else torch.tensor(y, dtype=torch.float64)
+        for reduction in ("mean", "sum", "batchmean")[: 2 + (name == "KLDivLoss")]:
+            prediction = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+            loss = getattr(torch.nn, name)(**given, reduction=reduction)(prediction, target)
+            loss.backward()
+            prefix = f"{place}/{reduction}"
+            frozen |= {f"{prefix}/loss": loss.item(), f"{prefix}/gradient": prediction.grad.numpy()}
+    return frozen
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for seed, (name, case) in enumerate(CASES.items()):
         np.savez_compressed(FOLDER / f"{name}.npz", **freeze(case, seed))
     np.savez_compressed(FOLDER / "activations.npz", **freeze_activations())
     np.savez_compressed(FOLDER / "schedules.npz", **freeze_schedules())
+    np.savez_compressed(FOLDER / "losses.npz", **freeze_losses())

@@ -18,11 +18,13 @@ DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
 SMOOTH, PIECES, ROWWISE = "kernels/activations.py", "kernels/piecewise.py", "kernels/softmax.py"
 UPDATES, LOWERING = "kernels/optimizers.py", "kernels/_lowering.py"
 ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
+NUMBERS, BINARY, CLASSES = "kernels/regression_losses.py", "kernels/binary_losses.py", "kernels/class_losses.py"
 ROWS, LOSS, PRODUCT, UPDATE, SLOPES, CASES = (
     ("tests/test_ops.py", "-k", words) for words in (
         "rowwise", "losses", "test_dense", "updates or not_finite", "differences", "held or zero or second"))
 KINKS = ("tests/test_activations.py", "-k", "kink or far")
 PANELS, EXECUTOR = ("tests/test_gemm.py",), ("tests/test_walk.py", "-k", "each_unit or batches")
+WEIGHTS = ("tests/test_losses.py", "-k", "weighted_training")
 ELEMENTARY = ("tests/test_elementary.py", "-k", "precision")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
@@ -50,14 +52,19 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (SMOOTH, "select(u > threshold, 1.0, sigmoid(u))", "sigmoid(u)", KINKS),
     (SMOOTH, "    x = clamp(x, -40.0, 40.0)", "    x = clamp(x, -1e30, 1e30)", KINKS),
     (SMOOTH, "select(x < 0.0, x * h * h, x)", "x * h * h", ROWS),
-    (LOSSES, "    return 2.0 * (x - y)", "    return x - y", LOSS),
-    (LOSSES, "select(x < y, -1.0, x - y)", "select(x < y, 1.0, x - y)", SLOPES),
-    (LOSSES, "return sigmoid(x) - y", "return sigmoid(x) + y", LOSS),
-    (LOSSES, "every[place] = every[place] - factor", "every[place] = every[place] - 1.0", LOSS),
-    (LOSSES, "totals[i] = weights[i] / totals[i]", "totals[i] = 1.0 / totals[i]", LOSS),
+    (NUMBERS, "    return 2.0 * (x - y)", "    return x - y", LOSS),
+    (NUMBERS, "select(x < y, -1.0, x - y)", "select(x < y, 1.0, x - y)", SLOPES),
+    (NUMBERS, "p * (d - 0.5 * p)", "p * (d - p)", LOSS),
+    (BINARY, "* select(x < 0.0, e, 1.0) - p * y", "* select(x < 0.0, e, 1.0) + p * y", LOSS),
+    (CLASSES, "every[place] = every[place] - weights[i]", "every[place] = every[place] - factor", LOSS),
+    (CLASSES, "totals[i] = masses[i] / totals[i]", "totals[i] = 1.0 / totals[i]", LOSS),
+    (CLASSES, "every[labels[i] * group + i] = -totals[i]", "every[labels[i] * group + i] = 0.0", LOSS),
+    (CLASSES, "kept * wanted[i] + spread", "wanted[i] + spread", LOSS),
+    (LOSSES, "    if label == ignored:", "    if label < ignored:", LOSS),
+    (LOSSES, "row_of(order, cells[START] + i)", "cells[START] + i", WEIGHTS),
     (LOSSES, "for i in range(whole, batch)", "for i in range(whole + 1, batch)", LOSS),
-    (LOSSES, "total /= np.float64(batch * share)", "total /= np.float64(batch)", LOSS),
-    (LOSSES, "np.float64(ints(context, CONTEXT)[BATCH] * share)", "np.float64(ints(context, CONTEXT)[BATCH])", SLOPES),
+    (LOSSES, "    counted = share * cells[WEIGHT]", "    counted = cells[WEIGHT]", LOSS),
+    (LOSSES, "counted = share * doubles(context, CONTEXT)[WEIGHT]", "counted = share", SLOPES),
     (UPDATES, "slope = fma(decay, weights[i], slopes[i])\n        before", "slope = slopes[i]\n        before", UPDATE),
     (UPDATES, "speed = fma(kept, before, taken * slope)", "speed = fma(kept, before, slope)", UPDATE),
     (UPDATES, "fma(own, speed, ahead * slope)", "own * speed", UPDATE),

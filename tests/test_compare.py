@@ -99,9 +99,11 @@ import numpy as np, hotloop as hl
 from hotloop.compare import compare
 from hotloop.kernels import _jit
 for activation in hl.layers.activations():
-    for loss in hl.losses.LOSSES:
-        for optimizer in hl.optimizers.OPTIMIZERS:
-            compare((3, 4, 2), activation, loss, optimizer, batch=4, steps=2, rounds=1)
+    for optimizer in hl.optimizers.OPTIMIZERS:
+        compare((3, 4, 2), activation, "MSELoss", optimizer, batch=4, steps=2, rounds=1)
+for loss in hl.losses.LOSSES:
+    if loss != "ZeroOneLoss":
+        compare((3, 4, 2), "Tanh", loss, "SGD", batch=4, steps=2, rounds=1)
 print(_jit.compiled)
 """
 

@@ -46,8 +46,8 @@ def test_literals_get_the_type_of_the_kernel(dtype):
 
 
 FORMULAS = [name for name, op in OPS.items()
-            if (op.cpu and op.tolerance in ("elementwise", "update") and name not in ("sin", "cos"))  # angles: float64
-            or name in ("bce_with_logits_loss", "cross_entropy")]
+            if name in losses.LOSSES
+            or (op.cpu and op.tolerance in ("elementwise", "update") and name not in ("sin", "cos"))]  # angles: float64
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -56,7 +56,7 @@ def test_single_precision_stays_single(name):
     function = OPS[name].cpu
     code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested"))
     assert "fpext" not in code
-    if function.__module__ not in (losses.__name__, dropout.__name__) and not OPS[name].states:
+    if name not in losses.LOSSES and function.__module__ != dropout.__name__ and not OPS[name].states:
         assert re.findall(r"= (?:fadd|fsub|fmul|fdiv|fneg|(?:tail )?call) [^(@]*double.*", code) == []
 
 
@@ -130,22 +130,31 @@ def run_plain(monkeypatch):
     return start
 
 
-LOSSES = [(hl.MSELoss(), False), (hl.L1Loss("sum"), False), (hl.BCEWithLogitsLoss(), False),
-          (hl.CrossEntropyLoss(), False), (hl.CrossEntropyLoss("sum"), True)]  # and whether targets are labels
+LAYERS = activation_layers(hl)
+LOSSES = [kind() for kind in hl.losses.LOSSES.values()] + [
+    hl.CrossEntropyLoss("sum", label_smoothing=0.1), hl.CrossEntropyLoss(weight=(0.5, 2.0, 0.0, 1.0, 3.0)),
+    hl.KLDivLoss(log_target=True), hl.PoissonNLLLoss(full=True), hl.PoissonNLLLoss(log_input=False),
+    hl.PoissonNLLLoss(log_input=False, full=True)]
+LOSSES = [(loss, kind) for loss in LOSSES for kind in loss.kinds]
 OPTIMIZERS = [hl.SGD(lr=0.1, momentum=0.9, nesterov=True),
               *[kind(lr=0.1, **{"eps": 1e-3} if "eps" in kind.__dataclass_fields__ else {})
                 for kind in hl.optimizers.OPTIMIZERS.values()]]
-NETS = list(zip(activation_layers(hl), itertools.cycle(LOSSES), itertools.cycle(OPTIMIZERS), strict=False))
+NETS = list(itertools.islice(zip(*map(itertools.cycle, (LAYERS, LOSSES, OPTIMIZERS)), strict=True),
+                             max(len(LAYERS), len(LOSSES))))
 
 
 def trained(layer, loss, optimizer, dtype, **options):
     """What training makes of a net where the layer stands first, between and last."""
-    generator, (loss, labels) = np.random.default_rng(0), loss
+    generator, (loss, kind) = np.random.default_rng(0), loss
     x, y = generator.standard_normal((3, 2)), generator.dirichlet(np.ones(5), 3)
-    net = hl.Sequential(layer, hl.Dense(2, 17), layer, hl.Dense(17, 5), layer)
+    last = hl.Sigmoid() if type(loss) in (hl.BCELoss, hl.PoissonNLLLoss) else layer
+    net = hl.Sequential(layer, hl.Dense(2, 17), layer, hl.Dense(17, 5), last)
     trainer = hl.Trainer(net, loss, optimizer, dtype=dtype, batch_size=2, threads=1, **options)
-    y = y.argmax(1) if labels else y
-    found = trainer.gradients(x, y) | {"losses": trainer.fit(x, y).loss}
+    y = y.argmax(1) if kind == "labels" else np.where(y > 0.2, 1, -1) if loss.outside(y)[0].any() else y
+    if type(loss) is hl.ZeroOneLoss:
+        return {"loss": trainer.evaluate(x, y)["loss"], "outputs": trainer.predict(x)}
+    weights = np.array([1, 0.5, 2])
+    found = trainer.gradients(x, y, weights) | {"losses": trainer.fit(x, y, sample_weight=weights).loss}
     return found | trainer.state_dict() | {"outputs": trainer.predict(x)}
 
 
@@ -185,4 +194,5 @@ def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
         scale = max(np.abs(value).max() for value in expected.values())
         for name, value in expected.items():
             close(found[name], value, dtype, "training", 17, scale)  # the longest sum
-    assert called >= {op.cpu for op in OPS.values() if op.cpu} | {walk.walk, losses.total_loss}
+    assert called >= ({op.cpu for op in OPS.values() if op.cpu}
+                      | {walk.walk, losses.total_loss, losses.total_weight})

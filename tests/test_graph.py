@@ -30,16 +30,17 @@ def test_nodes_have_shapes_and_names():
     first = graph.apply("dense", x, w, b)
     second = graph.apply("relu", first, name="hidden")
     third = graph.apply("relu", second, name="hidden")
-    loss = graph.apply("cross_entropy", third, graph.labels("y"), reduction="mean")
+    loss = graph.apply("cross_entropy", third, graph.labels("y"), **LABELS)
     assert list(map(repr, graph.nodes)) == ["x[B, 3]", "w[5, 3]", "b[5]", "dense[B, 5]", "hidden[B, 5]",
                                             "hidden_2[B, 5]", "y[B]", "cross_entropy[]"]
-    assert graph.nodes[-1] is loss and third.inputs == (second,) and loss.attributes == {"reduction": "mean"}
+    assert graph.nodes[-1] is loss and third.inputs == (second,) and loss.attributes == LABELS
 
 
 def other_graph():
     return Graph().input("stranger", (None, 3))
 
 
+LABELS = {"reduction": "mean", "weight": None, "ignore_index": -100}  # attributes of cross_entropy
 WRONG = {
     "dense, inputs": (lambda g, x, w, b: g.apply("dense", x, w, b), "dense", "x[B, 3]", "w[5, 4]", "b[5]", "(5, 4)"),
     "dense, bias": (lambda g, x, w, b: g.apply("dense", x, g.parameter("v", shape=(4, 3)), b), "dense", "v[4, 3]",
@@ -48,10 +49,17 @@ WRONG = {
     "add": (lambda g, x, w, b: g.apply("add", x, w), "add", "x[B, 3]", "w[5, 4]", "one shape"),
     "loss, targets": (lambda g, x, w, b: g.apply("mse_loss", x, g.target("y", (None, 2)), reduction="mean"),
                       "mse_loss", "x[B, 3]", "y[B, 2]", "shape"),
-    "loss, labels": (lambda g, x, w, b: g.apply("cross_entropy", x, g.target("y", (None, 3)), reduction="mean"),
+    "loss, class weights": (
+        lambda g, x, w, b: g.apply("cross_entropy", x, g.labels("y"), **LABELS | {"weight": (1.0, 2.0)}),
+        "cross_entropy", "x[B, 3]", "weight needs 3 numbers", "2"),
+    "loss, sample weights": (
+        lambda g, x, w, b: g.apply("mse_loss", x, g.target("y", (None, 3)), b, reduction="mean"),
+        "mse_loss", "b[5]", "sample weights"),
+    "loss, labels": (lambda g, x, w, b: g.apply("cross_entropy", x, g.target("y", (None, 3)), **LABELS),
                      "cross_entropy", "x[B, 3]", "y[B, 3]", "labels"),
     "loss, probabilities": (
-        lambda g, x, w, b: g.apply("cross_entropy_probabilities", x, g.labels("y"), reduction="sum"),
+        lambda g, x, w, b: g.apply("cross_entropy_probabilities", x, g.labels("y"), reduction="sum", weight=None,
+                                   label_smoothing=0.0),
         "cross_entropy_probabilities", "x[B, 3]", "y[B]"),
     "update": (lambda g, x, w, b: g.apply("sgd", w, b), "sgd", "w[5, 4]", "b[5]", "one shape"),
     "unknown op": (lambda g, x, w, b: g.apply("rleu", x), "'rleu'", "relu", "leaky_relu", "dense"),

@@ -38,6 +38,7 @@ DEFAULTS = {
     "radam": MOMENTS | {"beta2": 0.9, "decoupled_weight_decay": 0},
     "lion": STILL | {"beta1": 0.9, "beta2": 0.99},
 }
+SIGNS = ("hinge_loss", "squared_hinge_loss", "exponential_loss", "soft_margin_loss", "hinge_embedding_loss")
 DECAY = {"weight_decay": 0.1}
 UPDATES = {
     "sgd": [{"momentum": 0.0}, {"momentum": 0.0} | DECAY, {}, {"dampening": 0.3}, DECAY, {"nesterov": 1},
@@ -66,7 +67,7 @@ BACKENDS = {"cpu": CpuBackend, "numpy": NumpyBackend}
 def test_every_op_is_tested():
     from test_layer_ops import OPERANDS
 
-    losses = [f"{name}{end}" for name in LOSSES for end in ("", "_backward")]
+    losses = [f"{name}{end}" for name in LOSSES for end in ("", "_backward") if OPS[name].gradient or not end]
     general = {name for name, op in OPS.items() if op.arity or op.tangent}  # see test_general_graphs.py
     assert sorted({*ROWWISE, *losses, *DENSE, *UPDATES, *CHANGES, *OPERANDS} | general) == sorted(OPS)
 
@@ -107,43 +108,90 @@ def rowwise_inputs(name, case, shape, dtype):
 
 
 @pytest.mark.parametrize(("name", "case"), cases(sorted(LOSSES)))
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0]], ids=str)
+@pytest.mark.parametrize("shape", [(1000, 100), (3, 2000), (1, 17), (33, 17), (130, 17), (64, 33),
+                                   *((3, cols) for cols in (1, 2, 7, 8, 9, 16))], ids=str)
 def test_losses(name, case, shape, dtype):
-    """Loss and gradient of a batch; the loss of each row as a batch of its own."""
-    rows, cols = shape
-    x, y = prediction_and_target(name, shape, dtype)
-    graph, node, slope = loss_graph(name, cols, case)
-    exact = x.astype(np.float64), y if y.dtype == np.int64 else y.astype(np.float64)
-    count = (rows if name.startswith("cross_entropy") else rows * cols) if case["reduction"] == "mean" else 1
-    largest = abs(x).max(-1)
-    expected = OPS[slope.op].reference(case, 1.0, *exact)
-    for machine in in_place_and_apart(name, dtype, graph, rows, loss=node, prediction=slope):
-        close(machine(x, y), expected, dtype, OPS[slope.op].tolerance, cols, largest[:, None] / count)
+    """Loss and gradient of a batch; the loss of each row as a batch of its own. Half of the shapes have weights."""
+    (rows, cols), case = shape, fitted(case, shape[1])
+    x, y, weights = prediction_and_target(name, case, shape, dtype)
+    weights = weights if sum(shape) % 2 else None
+    graph, node, *slope = loss_graph(name, cols, case, weights is not None)
+    exact = [value.astype(np.float64) if value is not None and value.dtype == dtype else value
+             for value in (x, y, weights)]
+    largest = magnitude(name, case, exact)
+    count = divisor(name, case, exact)
+    goals = {"loss": node} | ({"prediction": slope[0]} if slope else {})
+    for machine in in_place_and_apart(name, dtype, graph, rows, **goals):
+        found = machine(x, y, weights=weights)
+        if slope:
+            expected = OPS[slope[0].op].reference(case, 1.0, *exact)
+            close(found, expected, dtype, OPS[slope[0].op].tolerance, cols, largest[:, None] / count)
         loss = OPS[name].reference(case, *exact)
-        close(machine.losses, [loss], dtype, OPS[name].tolerance, cols, loss + largest.sum() / count)
-    losses = [OPS[name].reference(case, *(value[i : i + 1] for value in exact)) for i in range(rows)]
-    machine(x, y, batch=1)
-    close(machine.losses, losses, dtype, OPS[name].tolerance, cols, losses + largest)
+        close(machine.losses, [loss], dtype, OPS[name].tolerance, cols, abs(loss) + largest.sum() / count)
+    losses = np.array([OPS[name].reference(case, *(None if value is None else value[i : i + 1] for value in exact))
+                       for i in range(rows)])
+    machine(x, y, batch=1, weights=weights)
+    close(machine.losses, losses, dtype, OPS[name].tolerance, cols, abs(losses) + largest)
 
 
-def loss_graph(name, cols, attributes):
-    """A loss of the input and its gradient."""
+def fitted(case, cols):
+    """A case with as many class weights as there are columns."""
+    return {name: tuple(np.resize(value, cols).tolist()) if isinstance(value, tuple) else value
+            for name, value in case.items()}
+
+
+def magnitude(name, case, exact):
+    """For each row, how large the numbers are that its loss and slopes are made of."""
+    x, y, weights = exact
+    if name.startswith(("bce_loss", "poisson_nll_rate", "exponential", "squared_hinge", "kl_div", "poisson")):
+        alone = case | {"reduction": "sum"}
+        rows = [(x[i : i + 1], y[i : i + 1]) for i in range(len(x))]
+        sizes = np.array([abs(OPS[f"{name}_backward"].reference(alone, 1.0, *row)).max() for row in rows])
+        sizes += abs(np.array([OPS[name].reference(alone, *row) for row in rows])) + 40
+    else:
+        sizes = 2 * abs(x).max(-1) + 1
+    return sizes * (1 if weights is None else weights) * max(1, np.max(case.get("weight") or 1))
+
+
+def divisor(name, case, exact):
+    """What a mean divides by, for the tests' scales."""
+    x, _, weights = exact
+    total = len(x) if weights is None else weights.sum()
+    if case["reduction"] == "sum":
+        return 1
+    return total * LOSSES[name].operands(case, x.shape[1])["share"] or 1
+
+
+def loss_graph(name, cols, attributes, weighted=False):
+    """A loss of the input and its gradient, if it has one."""
     graph = Graph()
     x = graph.input("x", (None, cols))
-    y = graph.labels("y") if name == "cross_entropy" else graph.target("y", (None, cols))
-    node = graph.apply(name, x, y, **attributes)
-    return graph, node, *differentiate(graph, node, [x])
+    y = graph.labels("y") if LOSSES[name].labels else graph.target("y", (None, cols))
+    node = graph.apply(name, x, y, *([graph.weights("weights")] if weighted else []), **attributes)
+    return graph, node, *(differentiate(graph, node, [x]) if OPS[name].gradient else [])
 
 
-def prediction_and_target(name, shape, dtype):
+def prediction_and_target(name, case, shape, dtype):
+    """Predictions and targets as the loss wants them, and sample weights."""
     generator = np.random.default_rng(sum(shape))
     x = 3 * generator.standard_normal(shape).astype(dtype)
-    if name == "cross_entropy":
-        return x, generator.integers(0, shape[1], shape[0])
     y = generator.uniform(0, 1, shape).astype(dtype)  # weights of classes need not have the sum 1
-    if name == "cross_entropy_probabilities":
+    weights = generator.choice([0.0, 0.5, 1.0, 3.0], shape[0]).astype(dtype)
+    if LOSSES[name].labels:
+        y = generator.integers(0, shape[1], shape[0])
+        if "ignore_index" in case:
+            y[::3] = case["ignore_index"]
+    elif name in ("cross_entropy_probabilities", "kl_div_loss"):
         y[:, shape[1] // 2 + 1 :] = 0
-    return x, y
+    elif name in SIGNS:
+        y = np.where(y > 0.5, 1, -1).astype(dtype)
+    elif name.startswith("poisson"):
+        y = np.floor(5 * y)
+    if name == "bce_loss":
+        x = generator.uniform(0.01, 0.99, shape).astype(dtype)
+    elif name.startswith("poisson_nll_rate"):
+        x = abs(x) + dtype.type(0.1)
+    return x, y, weights
 
 
 @pytest.mark.parametrize("sizes", DENSE_SIZES, ids=str)
@@ -246,9 +294,9 @@ class Machine:
         one, = (instruction for instruction in instructions if instruction.op == self.apart)
         self.without = replace(self.program, instructions=[other for other in instructions if other is not one])
         self.results = [one.operands["loss"]] if "loss" in one.operands else []
-        if "gradient" in one.operands:
+        name = next((name for name in one.writes if isinstance(one.operands[name], Buffer) and name != "loss"), None)
+        if name is None:
             return
-        *_, name = (name for name, value in one.operands.items() if isinstance(value, Buffer) and name != "loss")
         old, new = one.operands[name], replace(one.operands[name], name="apart")
         self.program.buffers.append(new)
         self.results.append(new)
@@ -263,22 +311,24 @@ class Machine:
     def gradient(self, parameter):
         return self.executor.read(self.program, "gradient", parameter.name)
 
-    def __call__(self, x, y=None, batch=None):
+    def __call__(self, x, y=None, batch=None, weights=None):
         if self.apart:
             self.executor.prepare(self.without, self.rows)
-            self._run(self.without, x, y, batch)
+            self._run(self.without, x, y, batch, weights)
             others = self._others()
-        prediction = self._run(self.program, x, y, batch)
+        prediction = self._run(self.program, x, y, batch, weights)
         assert not self.apart or self._others() == others
         return prediction
 
-    def _run(self, program, x, y, batch):
+    def _run(self, program, x, y, batch, weights):
         if self.backend == "cpu":
             self.executor.lasting[program.elements * self.dtype.itemsize :] = 0xFF
             self.executor.working[:] = 0xFF
         arrays = {"x": np.array(x, self.dtype)}
         if y is not None:
             arrays["y"] = np.array(y, np.int64 if np.asarray(y).dtype.kind == "i" else self.dtype)
+        if weights is not None:
+            arrays["weights"] = np.array(weights, self.dtype)
         before = {name: array.tobytes() for name, array in arrays.items()}
         if program.prediction is not None:
             arrays["prediction"] = np.full((self.rows, program.prediction.shape[1]), np.nan, self.dtype)
@@ -336,12 +386,14 @@ def chain(graph, *ops):
 
 
 KINKS = {"relu", "leaky_relu", "threshold", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "elu",
-         "selu", "l1_loss"}
+         "selu", "l1_loss", "smooth_l1_loss", "huber_loss", "hinge_loss", "squared_hinge_loss",
+         "hinge_embedding_loss", "multi_margin_loss"}
 SQUARES = ("mse_loss", {"reduction": "sum"})
+POSITIVE = ("bce_loss", "poisson_nll_rate_loss", "poisson_nll_rate_full_loss")  # their predictions
 WITH_GRADIENT = [name for name in (*ROWWISE, *DENSE, *LOSSES)  # second derivatives: see test_derivatives.py
                  if OPS[name].gradient is not None and not name.endswith("_backward")]
 CHAINS = [((name,), SQUARES) for name in WITH_GRADIENT if name not in LOSSES]
-CHAINS += [(ops, (name, case)) for name in sorted(LOSSES) for case in OPS[name].cases
+CHAINS += [(ops, (name, case)) for name in sorted(set(LOSSES) & set(WITH_GRADIENT)) for case in OPS[name].cases
            for ops in ((), ("dense", "tanh", "dense"))]
 LAYERS = ["affine", "prelu", "layer_norm", "rms_norm", "batch_norm", "dropout", "glu", "maxout"]
 CHAINS += [(("dense", name, "dense"), SQUARES) for name in (*ACTIVATIONS, *SOFTMAXES, "add", *LAYERS)]
@@ -351,27 +403,28 @@ CHAINS += [(("dense", name), SQUARES) for name in ACTIVATIONS]
 @pytest.mark.parametrize(("ops", "loss"), CHAINS, ids=str)
 def test_gradients_are_central_differences(ops, loss):
     """Of the input and of every parameter, for each op with a gradient rule and for what a plan fuses."""
-    name, attributes = loss
-    graph, generator, rows = Graph(), np.random.default_rng(7), 6
-    x, value = chain(graph, *ops)
-    y = graph.labels("y") if name == "cross_entropy" else graph.target("y", value.shape)
-    node = graph.apply(name, value, y, **attributes)
+    (name, attributes), rows = loss, 6
+    graph, generator, attributes = Graph(), np.random.default_rng(7), fitted(attributes, 5)
+    x, value = chain(graph, *ops, *(["sigmoid"] if name in POSITIVE else []))
+    y = graph.labels("y") if LOSSES[name].labels else graph.target("y", value.shape)
+    node = graph.apply(name, value, y, graph.weights("weights"), **attributes)
     parameters = [node for node in graph.nodes if node.op == "parameter"]
     slope, *slopes = differentiate(graph, node, [x, *parameters])
     goals = {"loss": node, "prediction": slope, "gradients": dict(zip(parameters, slopes, strict=True))}
     point = {node.name: generator.standard_normal((rows, 5) if node is x else node.shape) for node in (x, *parameters)}
-    target = prediction_and_target(name, (rows, 5), np.float64)[1]
+    _, target, weights = prediction_and_target(name, attributes, (rows, 5), np.dtype(np.float64))
 
     def gradients(dtype):
         values = {name: value for name, value in point.items() if name != "x"}
         machine = Machine("cpu", dtype, graph, rows, values, **goals)
-        return {"x": machine(point["x"], target)} | {node.name: machine.gradient(node) for node in parameters}
+        dx = machine(point["x"], target, weights=weights)
+        return {"x": dx} | {node.name: machine.gradient(node) for node in parameters}
 
     alone = Machine("cpu", "float64", graph, rows, loss=node)
 
     def value_at(values):
         alone.write({name: value for name, value in values.items() if name != "x"})
-        alone(values["x"], target)
+        alone(values["x"], target, weights=weights)
         return alone.losses[0]
 
     found, single = gradients("float64"), gradients("float32")
@@ -468,9 +521,9 @@ def test_a_second_architecture_compiles_nothing(dtype):
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def loss_at(backend, dtype, op, x, y):
+def loss_at(backend, dtype, op, x, y, **attributes):
     """A loss summed over the rows of x, and its gradient."""
-    graph, node, slope = loss_graph(op, np.shape(x)[1], {"reduction": "sum"})
+    graph, node, slope = loss_graph(op, np.shape(x)[1], OPS[op].cases[0] | {"reduction": "sum"} | attributes)
     machine = Machine(backend, dtype, graph, len(x), loss=node, prediction=slope)
     gradient = machine(x, y)
     return machine.losses[0], gradient
