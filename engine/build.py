@@ -10,16 +10,21 @@ from .plan import plan
 
 
 def build(trainer, goal, form):
-    """The program for `goal`, "predict", "evaluate", "gradient" or "train", and the form of its `data.Examples`."""
-    graph, prediction = trainer.net.graph(training=goal in ("train", "gradient"))
-    optimizer = trainer.optimizer
+    """The program for `goal` and the form of its `Examples`.
+
+    goal: "predict", "gradient", "train", or ("evaluate", name of an output).
+    """
+    graph, outputs = trainer.net.graph(training=goal in ("train", "gradient"))
+    optimizer, objective = trainer.optimizer, trainer.objective
     options = {"states": optimizer.states(), "layout": layout(trainer.dtype), "settings": {"key": _key(trainer.seed)}}
+    predictions = {trainer.net.slot("prediction", name): node
+                   for name, node in zip(trainer.net.outputs, outputs, strict=True)}
     if goal == "predict":
-        return plan(graph, prediction=prediction, **options)
-    if goal == "evaluate":  # sums, since batches of different weights are joined
-        loss = trainer.loss.apply(graph, prediction, *form, reduction="sum")
-        return plan(graph, loss=loss, prediction=prediction, **options)
-    loss = trainer.loss.apply(graph, prediction, *form)
+        return plan(graph, predictions=predictions, **options)
+    if goal not in ("train", "gradient"):  # sums, since batches of different weights are joined
+        loss = objective.apply(graph, outputs, form, reduction="sum", only=goal[1])
+        return plan(graph, loss=loss, predictions=predictions, **options)
+    loss = objective.apply(graph, outputs, form)
     updates = [node for node in graph.nodes if node.inputs and OPS[node.op].phase == "update"]
     if goal == "train" and optimizer.op is None:  # it takes the gradient's program, then lets statistics follow
         return plan(graph, loss=loss, updates=updates, **options)

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .checks import given
 from .layers import LAYERS
 from .lbfgs import LBFGS
 from .losses import LOSSES
-from .network import Sequential
+from .network import Network, Sequential
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 from .trainer import Trainer
@@ -26,7 +27,7 @@ from .trainer import Trainer
 FORMAT = 1  # of the description; to be raised when an older reader would misread it
 _KEY = "hotloop"
 _SETTINGS = ("batch_size", "backend", "threads", "dtype", "seed", "shuffle", "check_finite", "l1", "l2",
-             "penalize_bias", "clip_value", "clip_norm")
+             "penalize_bias", "clip_value", "clip_norm", "loss_weights")
 _DTYPES = {"float32": "F32", "float64": "F64"}  # safetensors' names
 
 
@@ -76,10 +77,23 @@ def _describe(trainer):
     """All of a trainer but its tensors, as JSON values."""
     settings = {name: getattr(trainer, name) for name in _SETTINGS} | {"dtype": trainer.dtype.name}
     return {"format": FORMAT,
-            "network": {"layers": [_entry(layer) for layer in trainer.net.layers], "seed": trainer.net.seed},
-            "loss": _entry(trainer.loss), "optimizer": _entry(trainer.optimizer),
+            "network": _network(trainer.net), "loss": _each(trainer.loss, _entry), "optimizer": _entry(trainer.optimizer),
             "schedule": trainer.schedule and _entry(trainer.schedule), "trainer": settings,
             "progress": trainer.progress()}
+
+
+def _network(net):
+    """A network's architecture: layers in a row, or layers by name and the steps from inputs to outputs."""
+    if isinstance(net, Sequential):
+        return {"layers": [_entry(layer) for layer in net.layers], "seed": net.seed}
+    return net.description(_entry) | {"seed": net.seed}
+
+
+def _each(given, change):
+    """What is made of a thing, or of each in a list or mapping."""
+    if isinstance(given, Mapping):
+        return {name: change(one) for name, one in given.items()}
+    return [change(one) for one in given] if isinstance(given, list | tuple) else change(given)
 
 
 def _entry(thing):
@@ -99,14 +113,23 @@ def _plain(value):
 
 def _restore(file, changed):
     network, loss, optimizer, schedule, settings, progress = _description(file.metadata())
-    layers = [_make(LAYERS, entry, f"layer {place}") for place, entry in enumerate(network["layers"])]
-    loss, optimizer = _make(LOSSES, loss, "loss"), _make(OPTIMIZERS | {"LBFGS": LBFGS}, optimizer, "optimizer")
+    if "layers" in network:
+        layers = [_make(LAYERS, entry, f"layer {place}") for place, entry in enumerate(network["layers"])]
+        net = Sequential(*layers, seed=network["seed"])
+    else:
+        net = Network.described(network, lambda name, entry: _make(LAYERS, entry, f"layer {name}"))
+    if isinstance(loss, dict) and "kind" not in loss:
+        loss = {name: _make(LOSSES, one, f"loss {name}") for name, one in loss.items()}
+    elif isinstance(loss, list):
+        loss = [_make(LOSSES, one, "loss") for one in loss]
+    else:
+        loss = _make(LOSSES, loss, "loss")
+    optimizer = _make(OPTIMIZERS | {"LBFGS": LBFGS}, optimizer, "optimizer")
     schedule = None if schedule is None else _make(SCHEDULES, schedule, "schedule")
     if not isinstance(settings["dtype"], str) or settings["dtype"] not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {settings['dtype']!r}")
-    state = _tensors(file, _shapes(layers, optimizer), _DTYPES[settings["dtype"]])
-    trainer = Trainer(Sequential(*layers, seed=network["seed"]), loss, optimizer, schedule=schedule,
-                      **settings | changed)
+    state = _tensors(file, _shapes(net, optimizer), _DTYPES[settings["dtype"]])
+    trainer = Trainer(net, loss, optimizer, schedule=schedule, **settings | changed)
     trainer.resume(progress)
     trainer.load_state_dict(state)
     return trainer
@@ -122,11 +145,15 @@ def _description(metadata):
         raise ValueError(f"its format is {found!r}, but this version of hotloop reads format {FORMAT}")
     parts = "network", "loss", "optimizer", "schedule", "trainer", "progress"
     _expect(description, ("format", *parts), "the description")
-    _expect(description["network"], ("layers", "seed"), "network")
+    network = description["network"]
+    if isinstance(network, dict) and "layers" in network:
+        _expect(network, ("layers", "seed"), "network")
+    else:
+        _expect(network, ("modules", "steps", "inputs", "outputs", "several", "seed"), "network")
     _expect(description["trainer"], _SETTINGS, "trainer")
     _expect(description["progress"], ("epoch", "updates", "position", "rows", "loss_sum"), "progress")
-    if not isinstance(description["network"]["layers"], list):
-        raise ValueError(f"layers must be a list, got {description['network']['layers']!r}")
+    if not isinstance(network.get("layers", []), list):
+        raise ValueError(f"layers must be a list, got {network['layers']!r}")
     for name in ("shuffle", "check_finite", "penalize_bias"):
         if not isinstance(description["trainer"][name], bool):
             raise ValueError(f"{name} must be true or false, got {description['trainer'][name]!r}")
@@ -164,11 +191,10 @@ def _argument(value, what):
     return value
 
 
-def _shapes(layers, optimizer):
-    """Names and shapes of the tensors that a trainer of these layers has."""
-    shapes = shapes_of(layers, "parameters")
-    states = {f"optimizer.{state}.{name}": shape for state in optimizer.states() for name, shape in shapes.items()}
-    return shapes | shapes_of(layers, "statistics") | states
+def _shapes(net, optimizer):
+    """Names and shapes of the tensors that a trainer of this network has."""
+    states = {f"optimizer.{state}.{name}": shape for state in optimizer.states() for name, shape in net.shapes.items()}
+    return net.shapes | net.statistics | states
 
 
 def _tensors(file, shapes, dtype):

@@ -161,8 +161,8 @@ class _Bound:
         if isinstance(value, External):
             self.externals.append((number, cell, value.name))
             return 0
-        if isinstance(value, tuple):
-            self.constants.append(np.array(value, self.dtype))
+        if isinstance(value, tuple | np.ndarray):
+            self.constants.append(np.array(value, self.dtype) if isinstance(value, tuple) else value)
             return address(self.constants[-1])
         if isinstance(value, Instruction):
             return self.table[self.rows.index(value)].ctypes.data

@@ -1,37 +1,6 @@
 """Checks on data: everything a kernel will read is right before it runs, or there is a Python exception."""
 
-from dataclasses import dataclass
-
 import numpy as np
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Checked data.
-
-    arrays: what programs read, by name. form: the kind of the targets, and whether there are sample weights. counts:
-    what each row counts for in a mean, float64.
-    """
-
-    arrays: dict[str, np.ndarray]
-    form: tuple[str, bool]
-    counts: np.ndarray
-
-    def __len__(self):
-        """The number of rows."""
-        return len(self.counts)
-
-
-def examples(X, y, kind, loss, sample_weight=None, of=""):
-    """Checked X and y with checked sample weights; ValueError where no row counts."""
-    arrays, counts = {"x": X, "y": y}, loss.weights(y)
-    if sample_weight is not None:
-        arrays["weights"] = sample_weights(sample_weight, len(X), X.dtype)
-        counts = counts * arrays["weights"]
-    if not counts.any():
-        raise ValueError(f"at least one row must count, but every row of y{of}, of shape {y.shape}, has an ignored "
-                         "label or the weight 0: leave such data out")
-    return Examples(arrays, (kind, sample_weight is not None), counts)
 
 
 def features(x, columns, dtype, check_finite=True, name="X"):
@@ -50,16 +19,16 @@ def features(x, columns, dtype, check_finite=True, name="X"):
     return _converted(array, dtype, check_finite, name)
 
 
-def enough_rows(method, X, batch_size, net, training=False):
-    """Refuse X without rows, or with so many that a batch of it is too small for a layer of `net`."""
-    if not len(X):
-        raise ValueError(f"{method} needs at least one row, got X of shape {X.shape}")
-    least, place = net.least_rows(training)
-    batch = min(batch_size, len(X))
-    smallest = len(X) % batch or batch
+def enough_rows(method, rows, batch_size, net, training=False):
+    """Refuse data without rows, or with so many that a batch of it is too small for a layer of `net`."""
+    if not rows:
+        raise ValueError(f"{method} needs at least one row, got X with none")
+    least, name = net.least_rows(training)
+    batch = min(batch_size, rows)
+    smallest = rows % batch or batch
     if smallest < least:
-        raise ValueError(f"layer {place}, {net.layers[place]!r}, needs at least {least} rows in a batch, but {method} "
-                         f"got X of shape {X.shape}, in batches of {batch} and {smallest}: change batch_size or rows")
+        raise ValueError(f"layer {name}, {net.modules[name].layer!r}, needs at least {least} rows in a batch, but "
+                         f"{method} got {rows} rows, in batches of {batch} and {smallest}: change batch_size or rows")
 
 
 def targets(y, rows, loss, outputs, dtype, check_finite=True, name="y"):

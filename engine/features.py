@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 
 from hotloop.kernels import OPS, features
+from hotloop.kernels.activations import ACTIVATIONS
 from hotloop.kernels.shapes import strides, views
 
 
@@ -55,27 +56,33 @@ def _keeps_rows(node):
     return node.op not in ("sum", "max", "first_max") or axes[0] > 0
 
 
+def general(node):
+    """Whether `lower` knows the node's op, and it is none that layers have kernels for."""
+    return node.op in LOWERINGS or (OPS[node.op].arity > 0 and node.op.removesuffix("_backward") not in ACTIVATIONS)
+
+
 def lower(planner, node):
     """Let `planner` emit the instruction for a node that `check` takes."""
     if node.op in LOWERINGS:
         LOWERINGS[node.op](planner, node, *node.inputs)
     else:
         names = "xyz"[: len(node.inputs) + 1] if len(node.inputs) < 3 else "abcy"
-        buffers = [*(planner.place[origin(operand)] for operand in node.inputs), planner.buffer(node)]
+        buffers = [*(planner.of(operand) for operand in node.inputs), planner.buffer(node)]
         planner.emit(node.op, OPS[node.op].cpu, "rows", [node], dict(zip(names, buffers, strict=True)), (names[-1],))
 
 
 def clear_padding(planner, node):
     """Zeros past a buffer's last column, where formulas may have left others and a sum over the batch reads them."""
-    buffer = planner.place[origin(node)]
+    buffer = planner.of(node)
     if buffer.cols % planner.layout.panel and OPS[origin(node).op].arity:
         planner.emit("clear_padding", features.clear_padding, "rows", [], {"y": buffer}, ("y",))
 
 
 def _move(planner, node, x, sizes, x_steps, y_steps, x_first=0, y_first=0):
+    table = views(sizes, x_steps, y_steps)
     planner.emit(node.op, features.move_features, "rows", [node], {
-        "x": planner.place[origin(x)], "y": planner.buffer(node), "views": (table := views(sizes, x_steps, y_steps)),
-        "dimensions": len(table), "x_first": x_first, "y_first": y_first}, ("y",))
+        "x": planner.of(x), "y": planner.buffer(node), "views": np.array(table, np.int64), "dimensions": len(table),
+        "x_first": x_first, "y_first": y_first}, ("y",))
 
 
 def _broadcast(planner, node, x):
@@ -125,7 +132,7 @@ def _concatenate(planner, node, *parts):
 def _reduce(planner, node, x):
     first, stop = node.attributes["axes"]
     planner.work_on_rows(columns(x))
-    operands = {"x": planner.place[origin(x)], "y": planner.buffer(node), "inner": prod(x.shape[stop:])}
+    operands = {"x": planner.of(x), "y": planner.buffer(node), "inner": prod(x.shape[stop:])}
     if node.op == "first_max":
         operands["length"] = prod(x.shape[first:stop])
     planner.emit(node.op, _REDUCTIONS[node.op], "rows", [node], operands, ("y",))

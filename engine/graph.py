@@ -317,6 +317,15 @@ def _content(array):
 _ONE = _content(np.array(1.0))
 
 
+def live_nodes(graph, roots):
+    """The nodes that the roots need, in order, themselves among them."""
+    needed = set(roots)
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(node.inputs)
+    return [node for node in graph.nodes if node in needed]
+
+
 def _size(name, size):
     try:
         value = operator.index(size)

@@ -2,10 +2,7 @@
 
 import numpy as np
 
-from hotloop.kernels import OPS
-from hotloop.kernels.shapes import concrete
-
-from .numpy_backend import of_step, updated
+from .numpy_backend import evaluate, of_step, updated
 from .run import Outcome
 
 
@@ -38,9 +35,7 @@ class NumpyGraph:
                 elif node.op == "constant":
                     values[node] = node.attributes["value"].astype(self.dtype)
                 elif node.op != "parameter":
-                    attributes = {name: concrete(value, batch) if name == "shape" else value
-                                  for name, value in node.attributes.items()}
-                    values[node] = np.asarray(OPS[node.op].reference(attributes, *map(values.get, node.inputs)))
+                    values[node] = evaluate(node, batch, map(values.get, node.inputs))
         return values
 
     def descend(self, inputs, batch, optimizer, steps, goal, traced):

@@ -8,6 +8,7 @@ from hotloop.kernels import OPS
 
 from . import autodiff, checks, data
 from .errors import NonFiniteError
+from .graph import live_nodes
 from .node import Node
 from .optimizers import OPTIMIZERS
 
@@ -71,7 +72,7 @@ class GraphProgram:
         self._descents = {}
 
     def _make(self, roots, updated=()):
-        live = _live(self.graph, roots)
+        live = live_nodes(self.graph, roots)
         for node in live:
             if node.op in ("target", "labels", "weights"):
                 raise ValueError(f"{node!r} belongs to networks: use an input")
@@ -219,12 +220,3 @@ def _nodes(graph, nodes, what):
     if not found:
         raise ValueError(f"{what} must name at least one node")
     return found
-
-
-def _live(graph, roots):
-    """The nodes that the roots need, in order; all parameters that were given, too, are not."""
-    needed = set(roots)
-    for node in reversed(graph.nodes):
-        if node in needed:
-            needed.update(node.inputs)
-    return [node for node in graph.nodes if node in needed]

@@ -47,12 +47,12 @@ class _Loss:
         """The op for targets of this kind."""
         return self.op
 
-    def apply(self, graph, prediction, kind, weighted=False, reduction=None):
-        """Append target, sample weights if `weighted`, and loss to `graph`; `kind` is "labels" or "target"."""
-        target = graph.labels("y") if kind == "labels" else graph.target("y", prediction.shape)
-        sample = [graph.weights("weights")] if weighted else []
+    def apply(self, graph, prediction, kind, sample=None, reduction=None, name="y"):
+        """Append the target `name`, of kind "labels" or "target", and the loss to `graph`; sample: weights of rows."""
+        target = graph.labels(name) if kind == "labels" else graph.target(name, prediction.shape)
         attributes = {name: getattr(self, name) for name in OPS[self.op_for(kind)].cases[0]}
-        return graph.apply(self.op_for(kind), prediction, target, *sample, name="loss",
+        operands = prediction, target, *([] if sample is None else [sample])
+        return graph.apply(self.op_for(kind), *operands, name="loss",
                            **attributes | {"reduction": reduction or self.reduction})
 
     def share(self, kind, columns):

@@ -78,6 +78,10 @@ class Network:
 
         return self.structured(self._replay(graph, dict(zip(self._inputs.values(), nodes, strict=True)), apply))
 
+    def slot(self, kind, name):
+        """What programs call the array of kind "x", "y" or "prediction" for an input or output."""
+        return kind if self.several[kind != "x"] is None else f"{kind}[{name}]"
+
     def structured(self, results, side=1):
         """Results for the outputs (or, of side 0, what is given for the inputs), a list, as the caller named them."""
         names = self.several[side]
@@ -163,9 +167,9 @@ class Network:
     # graphs
 
     def graph(self, training=False):
-        """A graph of the network, in training or in use, and its output nodes; inputs are called as in the network."""
+        """A graph of the network, in training or in use, and its output nodes; inputs are named by `slot`."""
         graph = Graph()
-        given = {node: graph.input(name, node.shape) for name, node in self._inputs.items()}
+        given = {node: graph.input(self.slot("x", name), node.shape) for name, node in self._inputs.items()}
         return graph, self._replay(graph, given, lambda module, x: module.layer.apply(graph, x, module.name, training))
 
     def _replay(self, graph, given, apply):

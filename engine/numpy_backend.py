@@ -3,10 +3,12 @@
 import numpy as np
 
 from hotloop.kernels import OPS
+from hotloop.kernels.shapes import concrete
 
+from .features import constant
 from .run import Outcome
 
-_DATA = {"input": "x", "target": "y", "labels": "y", "weights": "weights"}  # where the values of sources come from
+_DATA = "input", "target", "labels", "weights"  # sources that the caller's arrays give, by their names
 
 
 class NumpyBackend:
@@ -65,11 +67,12 @@ class NumpyBackend:
         values, wanted = {}, {gradient: parameter.name for parameter, gradient in program.gradients.items()}
         for instruction in program.instructions:
             if instruction.op == "store":
-                count = len(values["last"])
-                arrays["prediction"][start:start + count] = values["last"]
+                name = instruction.operands["target"].name
+                result = self._operand(values, program, update, program.predictions[name])
+                arrays[name][start:start + len(result)] = result
             for node in instruction.nodes:
                 if node.op in _DATA:
-                    values[node] = arrays[_DATA[node.op]][chosen]
+                    values[node] = arrays[node.name][chosen]
                     values["rows"] = len(values[node])
                 elif OPS[node.op].states:
                     if not self._update(program, node, values, step, update):
@@ -79,15 +82,13 @@ class NumpyBackend:
                         values["overflow"] = True
                 else:
                     operands = [self._operand(values, program, update, operand) for operand in node.inputs]
-                    values[node] = OPS[node.op].reference(node.attributes, *operands)
+                    values[node] = evaluate(node, values["rows"], operands)
                     if node in wanted:
                         self.gradients[wanted[node]] = values[node]
                 if node is program.loss:
                     losses[step] = values[node]
                     if strict and not np.isfinite(losses[step]):
                         return "loss"
-                if node is program.prediction:
-                    values["last"] = values[node]
         return "update" if values.get("overflow") else None
 
     def _operand(self, values, program, update, node):
@@ -95,7 +96,13 @@ class NumpyBackend:
             return self.parameters[node.name]
         if node.op == "key":
             return program.settings["key"], update
-        return node.attributes["value"].astype(self.dtype) if node.op == "constant" else values[node]
+        value = constant(node)
+        if value is not None:
+            return value.astype(self.dtype)
+        if node.op == "reshape" and node not in values:
+            operand = self._operand(values, program, update, node.inputs[0])
+            values[node] = evaluate(node, values["rows"], [operand])
+        return values[node]
 
     def _track(self, node, values):
         source, *statistics = node.inputs
@@ -113,6 +120,12 @@ class NumpyBackend:
         for region, value in zip(regions, new, strict=True):
             region[parameter.name] = value
         return good
+
+
+def evaluate(node, rows, operands):
+    """The value of a node by its reference."""
+    attributes = {name: concrete(value, rows) if name == "shape" else value for name, value in node.attributes.items()}
+    return np.asarray(OPS[node.op].reference(attributes, *operands))
 
 
 def of_step(settings, step):

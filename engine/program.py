@@ -187,7 +187,7 @@ class Instruction:
 
 @dataclass(eq=False)
 class Program:
-    """Instructions over buffers placed in one arena, computing the nodes `loss`, `prediction` and `gradients`.
+    """Instructions over buffers placed in one arena, computing the nodes `loss`, `predictions` and `gradients`.
 
     The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each
     of `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
@@ -198,7 +198,7 @@ class Program:
 
     layout: Layout
     loss: Node | None
-    prediction: Node | None
+    predictions: dict[str, Node]  # by the arrays that they are stored in
     gradients: dict[Node, Node]
     instructions: list[Instruction]
     blocks: list[Block]

@@ -11,8 +11,8 @@ from .errors import NonFiniteError
 from .history import History
 from .interrupts import deferred_interrupts
 from .lbfgs import LBFGS
-from .losses import LOSSES
-from .network import Sequential
+from .network import Network
+from .objective import Objective
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 from .state import Holder
@@ -46,9 +46,9 @@ class Trainer(Holder):
 
     def __init__(self, net, loss, optimizer, batch_size=32, backend="cpu", threads=None, dtype="float32", seed=0,
                  shuffle=True, check_finite=True, schedule=None, l1=0.0, l2=0.0, penalize_bias=False, clip_value=None,
-                 clip_norm=None):
-        checks.kind("net", net, {"Sequential": Sequential})
-        checks.kind("loss", loss, LOSSES)
+                 clip_norm=None, loss_weights=None):
+        if not isinstance(net, Network):
+            raise TypeError(f"net must be a Network or Sequential, got {checks.given(net)}")
         checks.kind("optimizer", optimizer, OPTIMIZERS | {"LBFGS": LBFGS})
         if isinstance(optimizer, LBFGS) and any(option is not None for option in (schedule, clip_value, clip_norm)):
             raise ValueError("LBFGS searches for its step: leave out schedule, clip_value and clip_norm")
@@ -57,9 +57,8 @@ class Trainer(Holder):
             schedule.check(optimizer)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-        for kind in loss.kinds:  # refuses class weights that do not fit the outputs
-            loss.apply(*net.graph(), kind)
         self.net, self.loss, self.optimizer, self.schedule = net, loss, optimizer, schedule
+        self.objective, self.loss_weights = Objective(net, loss, loss_weights), loss_weights
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
         self.seed = checks.integer("seed", seed, 0)
@@ -132,8 +131,8 @@ class Trainer(Holder):
                 found = {f"val_{name}": value for name, value in self.evaluate(*validation_data).items()}
                 self._observe(found)
                 logs |= found
-            for name in logs.keys() - {"epoch"}:
-                getattr(history, name).append(logs[name])
+            for name, entries in vars(history).items():
+                entries += [logs[name]] if name in logs else []
             notify(callbacks, "on_epoch_end", self, logs)
             if self._stopped:
                 break
@@ -149,7 +148,7 @@ class Trainer(Holder):
 
     def _check_monitored(self, validated):
         """Refuse a schedule that waits for what `fit` will not report."""
-        reported = ["loss", *["val_loss"] * validated, *["val_accuracy"] * (validated and self.loss.has_accuracy)]
+        reported = ["loss", *(f"val_{metric}" for metric in self.objective.metrics() if validated)]
         missing = (self.schedule.monitored() if self.schedule else set()) - set(reported)
         if missing:
             raise ValueError(f"the schedule monitors {', '.join(missing)}, but this fit reports {', '.join(reported)}: "
@@ -169,7 +168,7 @@ class Trainer(Holder):
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(rows).astype(np.int64)
             counts = counts[order]
-        if self.loss.reduction == "sum":
+        if self.objective.sums:
             counted = np.ones(batches)
         else:
             counted = np.add.reduceat(counts, np.arange(0, rows, batch))  # what each batch counts for
@@ -292,11 +291,12 @@ class Trainer(Holder):
     # use
 
     def predict(self, X):
-        """The network's outputs (rows, out_features) for X (rows, in_features), in the trainer's dtype."""
-        X = data.features(X, self.net.in_features, self.dtype, self.check_finite)
-        if len(X):
-            data.enough_rows("predict", X, len(X), self.net)
-        return self._forward({"x": X}, "predict", None)[0]
+        """The network's outputs (rows, features) for X, in the trainer's dtype, as the network names them."""
+        arrays = self.objective.inputs(X, self.dtype, self.check_finite)
+        rows = _rows(arrays)
+        if rows:
+            data.enough_rows("predict", rows, rows, self.net)
+        return self.net.structured(list(self._forward(arrays, "predict", None)[0].values()))
 
     def evaluate(self, X, y, sample_weight=None):
         """Loss on X and y, and accuracy where y are classes; a dict with "loss" and, then, "accuracy".
@@ -304,34 +304,49 @@ class Trainer(Holder):
         Both weigh rows by sample_weight, (rows,), as `fit` does; class weights are for the loss alone, ignored labels
         for nothing. The class is the largest output for losses of classes (targets: labels, or the most probable class)
         and for those of yes and no, a probability above 0.5, a logit or margin above 0, each output counting alike.
+        With several outputs "loss" is the weighed sum; each output has a "name_loss" and "name_accuracy" besides.
         """
         examples = self._examples("evaluate", X, y, sample_weight)
+        results = {}
+        for name, kind in zip(self.net.outputs, examples.form[0], strict=True):
+            for metric, value in self._evaluate(name, kind, examples).items():
+                results[metric if self.net.several[1] is None else f"{name}_{metric}"] = value
+        if self.net.several[1] is not None:
+            total = sum(weight * results[f"{name}_loss"] for name, weight in self.objective.weights.items())
+            results = {"loss": total} | results
+        return results
+
+    def _evaluate(self, name, kind, examples):
+        """Loss and accuracy of one output."""
+        loss, slot = self.objective.losses[name], self.net.slot("y", name)
         total, right = 0.0, []
         at_once = len(examples) if self._by_batch() else _EVALUATE_ROWS
         for first in range(0, len(examples), at_once):
-            part = {name: array[first : first + at_once] for name, array in examples.arrays.items()}
-            outputs, losses = self._forward(part, "evaluate", examples.form)
+            part = {key: array[first : first + at_once] for key, array in examples.arrays.items()}
+            outputs, losses = self._forward(part, ("evaluate", name), examples.form)
             total += losses.sum()
-            if self.loss.has_accuracy:
-                right.append(self.loss.right(outputs, part["y"]))
-        share = self.loss.share(examples.form[0], self.net.out_features)
+            if loss.has_accuracy:
+                right.append(loss.right(outputs[self.net.slot("prediction", name)], part[slot]))
+        share = loss.share(kind, self.net.outputs[name])
         results = {"loss": float(total / (share * examples.counts.sum() if share else 1))}
         if right:
-            weights = self.loss.counted(examples.arrays["y"]) * examples.arrays.get("weights", 1.0)
+            weights = loss.counted(examples.arrays[slot]) * examples.arrays.get("weights", 1.0)
             results["accuracy"] = float(np.average(np.concatenate(right), weights=weights))
         return results
 
     def _forward(self, arrays, goal, form):
-        """Outputs, and the losses of the batches that they were made in."""
-        rows = len(arrays["x"])
-        outputs, losses = np.empty((rows, self.net.out_features), self.dtype), []
+        """Outputs by name, and the losses of the batches that they were made in."""
+        rows = _rows(arrays)
+        outputs = {self.net.slot("prediction", name): np.empty((rows, size), self.dtype)
+                   for name, size in self.net.outputs.items()}
+        losses = []
         batch = max(1, rows if self._by_batch() else min(_PREDICT_ROWS, rows))
         program = self._program(goal, form, batch)
         per_run = max(1, int(2e9 / (program.flops * batch)))  # batches in about _CHUNK_SECONDS
         for first in range(0, rows, per_run * batch):
             last = min(rows, first + per_run * batch)
-            outcome = self._backend.run(program, arrays | {"prediction": outputs}, steps=-(-(last - first) // batch),
-                                        start=first, rows=last, batch=batch, strict=False)
+            outcome = self._backend.run(program, arrays | outputs, steps=-(-(last - first) // batch), start=first,
+                                        rows=last, batch=batch, strict=False)
             losses.append(outcome.losses)
         return outputs, np.concatenate(losses) if losses else np.zeros(0)
 
@@ -349,10 +364,9 @@ class Trainer(Holder):
     def _examples(self, method, X, y, sample_weight=None, batch_size=None, training=False):
         """Checked data for a method, which runs all rows at once or in batches."""
         of = " of validation_data" if method == "validation_data" else ""
-        X = data.features(X, self.net.in_features, self.dtype, self.check_finite, f"X{of}")
-        y, kind = data.targets(y, len(X), self.loss, self.net.out_features, self.dtype, self.check_finite, f"y{of}")
-        data.enough_rows(method, X, batch_size or len(X), self.net, training)
-        return data.examples(X, y, kind, self.loss, sample_weight, of)
+        examples = self.objective.examples(X, y, sample_weight, self.dtype, self.check_finite, of)
+        data.enough_rows(method, len(examples), batch_size or len(examples), self.net, training)
+        return examples
 
     def _program(self, goal, form, rows):
         """The program for a goal and a form of targets, ready to run on batches of `rows`."""
@@ -377,6 +391,11 @@ class Trainer(Holder):
             self._backend = CpuBackend(self.dtype, self.threads)
         program = self._programs["predict", None] = build(self, "predict", None)
         self._backend.prepare(program, 1)
+
+
+def _rows(arrays):
+    """Rows of the data in these arrays."""
+    return len(next(iter(arrays.values())))
 
 
 def _last(setting):

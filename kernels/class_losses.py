@@ -38,10 +38,10 @@ def class_of(label, ignored):
 
 
 @kernel
-def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: float, loss, dx, dx_panel,
+def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: float, scale: float, loss, dx, dx_panel,
                   context, low, high):
     """Cross-entropy against class indices (int64); dx may be x."""
-    factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
+    factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
     group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
     top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
     for first in range(low, high, group):
@@ -70,10 +70,10 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
 
 
 @kernel
-def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, smoothing: float, share: float, loss,
-                         dx, dx_panel, context, low, high):
+def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, smoothing: float, share: float,
+                         scale: float, loss, dx, dx_panel, context, low, high):
     """Cross-entropy against smoothed labels (C. Szegedy et al. 2016, arXiv:1512.00567): 1 - s for it, s / C for all."""
-    factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
+    factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
     group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
     goal, factors = z + size * SIZE, z + (3 * size + 4 * group) * SIZE
     kept, spread = real(1.0 - smoothing), real(smoothing / x_cols)
@@ -99,9 +99,9 @@ def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, sm
 
 @kernel
 def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, sample, weight, smoothing: float,
-                                share: float, loss, dx, dx_panel, context, low, high):
+                                share: float, scale: float, loss, dx, dx_panel, context, low, high):
     """Cross-entropy against a distribution over the classes for each row; a class of probability 0 costs nothing."""
-    factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
+    factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
     group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
     goal, factors = z + size * SIZE, z + (3 * size + 4 * group) * SIZE
     kept, spread = real(1.0 - smoothing), real(smoothing / x_cols)
@@ -212,10 +212,10 @@ register_loss("cross_entropy_probabilities", targets_shape, _probability_terms, 
 
 
 @kernel
-def nll_loss(x, x_panel, x_cols, target, sample, weight, ignored, share: float, loss, dx, dx_panel, dx_panels,
-             context, low, high):
+def nll_loss(x, x_panel, x_cols, target, sample, weight, ignored, share: float, scale: float, loss, dx, dx_panel,
+             dx_panels, context, low, high):
     """Negative log-likelihood; dx may be x."""
-    factor, labels, shares = factor_of(context, share), ints(target, high), reals(loss, high)
+    factor, labels, shares = factor_of(context, share, scale), ints(target, high), reals(loss, high)
     for i in range(low, high):
         c = class_of(labels[i], ignored)
         shift = i * PANEL + c % PANEL
@@ -241,10 +241,10 @@ register_loss("nll_loss", labels_shape, _nll_terms, nll_loss, Loss(_operands, Tr
 
 
 @kernel
-def multi_margin_loss(x, x_panel, x_cols, target, sample, weight, power, margin: float, share: float, loss,
-                      dx, dx_panel, context, low, high):
+def multi_margin_loss(x, x_panel, x_cols, target, sample, weight, power, margin: float, share: float, scale: float,
+                      loss, dx, dx_panel, context, low, high):
     """Multi-class hinge, averaged over the classes; dx may be x."""
-    factor, z = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
+    factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
     group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
     terms, own, factors = z + size * SIZE, z + 2 * size * SIZE, z + (2 * size + group) * SIZE
     total, block, distance = z + (2 * size + 2 * group) * SIZE, z + (2 * size + 3 * group) * SIZE, real(margin)

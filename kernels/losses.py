@@ -74,8 +74,8 @@ def row_weight(label, sample, row, weight, ignored):
 
 
 @kernel
-def total_loss(loss, share: float, sums, count, context, low, high):
-    """Put the batch's loss into the worker's context: the sum of the rows' losses, over what they count for if share.
+def total_loss(loss, share: float, scale: float, sums, count, context, low, high):
+    """Add to the loss in the worker's context `scale` times the rows' losses, over what they count for if share.
 
     Four float64 partial sums. What does not come from rows is added to it: `count` float64 `sums`, such as those of
     penalties.
@@ -96,18 +96,19 @@ def total_loss(loss, share: float, sums, count, context, low, high):
     counted = share * cells[WEIGHT]
     if counted > 0.0:
         total /= counted
+    total *= scale
     for i in range(count):
         total += doubles(sums, count)[i]
-    cells[LOSS] = total
+    cells[LOSS] += total
     return 0
 
 
-def factor_of(context, share):
-    """What the reduction multiplies each row's gradient with, its sample weight apart."""
+def factor_of(context, share, scale):
+    """What reduction and the loss's factor multiply each row's gradient with, its sample weight apart."""
     counted = share * doubles(context, CONTEXT)[WEIGHT]
     if counted > 0.0:
-        return real(np.float64(1.0) / counted)
-    return real(1.0)
+        return real(scale / counted)
+    return real(scale)
 
 
 def row_factors(sample, first, rows, factor, factors):
@@ -138,9 +139,9 @@ def elementwise_loss(name, value, slope, reference, reference_slope, parameter="
     reduction. The references take arrays x, y and p.
     """
 
-    def rows(x, x_panel, x_cols, target, target_panel, sample, weight, parameters, p: float, share: float, loss,
-             dx, dx_panel, context, low, high):
-        factor, given = factor_of(context, share), ints(context, CONTEXT)[SCRATCH]
+    def rows(x, x_panel, x_cols, target, target_panel, sample, weight, parameters, p: float, share: float,
+             scale: float, loss, dx, dx_panel, context, low, high):
+        factor, given = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
         group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
         wanted, block, factors = given + size * SIZE, given + 2 * size * SIZE, given + (2 * size + group) * SIZE
         for first in range(low, high, group):

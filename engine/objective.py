@@ -1,0 +1,127 @@
+"""What a network is trained for: a loss for each of its outputs, and what they ask of data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import checks, data
+from .losses import LOSSES
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Checked data.
+
+    arrays: what programs read, by name. form: the kind of each output's targets, and whether there are sample weights.
+    counts: what each row counts for in a mean, float64.
+    """
+
+    arrays: dict[str, np.ndarray]
+    form: tuple[tuple[str, ...], bool]
+    counts: np.ndarray
+
+    def __len__(self):
+        """The number of rows."""
+        return len(self.counts)
+
+
+class Objective:
+    """The losses of a network's outputs, each by its factor; they are added up.
+
+    loss: a loss of this package, or one for each output, in a list or mapping as the network names them. weights:
+    numbers alike, 1 if left out.
+    """
+
+    def __init__(self, net, loss, weights=None):
+        self.net = net
+        names = net.several[1]
+        if names is None:
+            checks.kind("loss", loss, LOSSES)
+            self.losses = {"0": loss}
+        else:
+            self.losses = _matched("loss", loss, net.outputs, names)
+            for name, one in self.losses.items():
+                checks.kind(f"the loss of output {name}", one, LOSSES)
+        self.weights = dict.fromkeys(self.losses, 1.0)
+        if weights is not None:
+            given = {"0": weights} if names is None else _matched("loss_weights", weights, net.outputs, names)
+            self.weights = {name: checks.number(f"the weight of loss {name}", weight, 0, open_low=True)
+                            for name, weight in given.items()}
+        reductions = {one.reduction == "sum" for one in self.losses.values()}
+        if len(reductions) > 1:
+            raise ValueError(f"losses that are added up must all be means or all be sums, got {loss!r}")
+        self.sums = reductions.pop()
+        for kinds in zip(*(one.kinds * 2 for one in self.losses.values()), strict=False):
+            self.apply(*net.graph(), (kinds, False))  # refuses class weights that do not fit the outputs
+
+    def apply(self, graph, outputs, form, reduction=None, only=None):
+        """Append targets, sample weights and the loss to `graph`; or the loss of the output `only`, not weighed."""
+        kinds, weighted = form
+        sample, total = graph.weights("weights") if weighted else None, None
+        for place, (name, loss) in enumerate(self.losses.items()):
+            if only in (None, name):
+                term = loss.apply(graph, outputs[place], kinds[place], sample, reduction, self.net.slot("y", name))
+                if only is None and self.weights[name] != 1.0:
+                    term = term * self.weights[name]
+                total = term if total is None else total + term
+        return total
+
+    def inputs(self, X, dtype, check_finite, name="X"):
+        """The checked inputs by the names that programs know them by."""
+        arrays = {self.net.slot("x", key): data.features(part, self.net.inputs[key], dtype, check_finite, label)
+                  for key, part, label in _parts(name, X, self.net.inputs, self.net.several[0])}
+        rows = {len(array) for array in arrays.values()}
+        if len(rows) > 1:
+            raise ValueError(f"the parts of {name} must have as many rows as each other, got "
+                             f"{', '.join(f'{len(array)} in {key}' for key, array in arrays.items())}")
+        return arrays
+
+    def examples(self, X, y, sample_weight, dtype, check_finite, of=""):
+        """Checked data for training or evaluation; ValueError where no row counts."""
+        arrays = self.inputs(X, dtype, check_finite, f"X{of}")
+        rows, kinds, counts = len(next(iter(arrays.values()))), [], None
+        for key, part, label in _parts(f"y{of}", y, self.net.outputs, self.net.several[1]):
+            loss, slot = self.losses[key], self.net.slot("y", key)
+            arrays[slot], kind = data.targets(part, rows, loss, self.net.outputs[key], dtype, check_finite, label)
+            kinds.append(kind)
+            own = loss.weights(arrays[slot])
+            if len(self.losses) > 1 and (own != 1).any():
+                raise ValueError(f"with several outputs all rows count alike, but the loss of output {key} weighs or "
+                                 "ignores classes: use sample_weight, or a custom loss")
+            counts = own
+        if sample_weight is not None:
+            arrays["weights"] = data.sample_weights(sample_weight, rows, dtype)
+            counts = counts * arrays["weights"]
+        if rows and not counts.any():
+            raise ValueError(f"at least one row must count, but every one of the {rows} rows of y{of} has an ignored "
+                             "label or the weight 0: leave such data out")
+        return Examples(arrays, (tuple(kinds), sample_weight is not None), counts)
+
+    def metrics(self):
+        """What `Trainer.evaluate` finds: "loss", then "accuracy", or both for each of several outputs."""
+        if self.net.several[1] is None:
+            return ["loss", *["accuracy"] * self.losses["0"].has_accuracy]
+        return ["loss", *(f"{name}_{metric}" for name, loss in self.losses.items()
+                          for metric in ("loss", *["accuracy"] * loss.has_accuracy))]
+
+
+def _matched(what, given, outputs, names):
+    """What the caller gave for each output, by its name."""
+    wanted = f"a mapping of {', '.join(outputs)}" if isinstance(names, list) else f"a list of {names}"
+    if isinstance(names, list):
+        fits = isinstance(given, Mapping) and given.keys() == outputs.keys()
+        found = given
+    else:
+        fits = isinstance(given, list | tuple) and len(given) == names
+        found = dict(zip(outputs, given, strict=True)) if fits else None
+    if not fits:
+        raise ValueError(f"{what} must be {wanted}, as the network names them; got {checks.given(given)}")
+    return {name: found[name] for name in outputs}
+
+
+def _parts(what, given, sizes, names):
+    """For each input or output its name, what was given for it, and how messages call that."""
+    if names is None:
+        return [(name, given, what) for name in sizes]
+    return [(name, part, f"{what}[{name!r}]") for name, part in _matched(what, given, sizes, names).items()]
