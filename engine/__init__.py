@@ -34,6 +34,7 @@ from .callbacks import Callback, ProgressBar
 from .checkpoint import load, save
 from .custom import operation
 from .errors import NonFiniteError
+from .formula_losses import FormulaLoss, GaussianNLLLoss, custom_loss
 from .functions import (
     absolute,
     concatenate,
@@ -131,15 +132,16 @@ __all__ = [
     "ASGD", "CELU", "ELU", "GELU", "GLU", "LBFGS", "SELU", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW",
     "Adamax", "BCELoss", "BCEWithLogitsLoss", "BatchNorm1d", "Callback", "ChainedScheduler", "ConstantLR",
     "CosineAnnealingLR", "CrossEntropyLoss", "Dense", "Descent", "Dropout", "ExponentialLR", "ExponentialLoss",
-    "GradientError", "Graph", "GraphProgram", "HalfMSELoss", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh",
-    "HingeEmbeddingLoss", "HingeLoss", "History", "HuberLoss", "Identity", "InverseScalingLR", "KLDivLoss", "L1Loss",
-    "Layer", "LayerNorm", "LeakyReLU", "LinearLR", "Lion", "LogCoshLoss", "LogSigmoid", "LogSoftmax", "MSELoss",
-    "Maxout", "Mish", "MultiLabelSoftMarginLoss", "MultiMarginLoss", "MultiStepLR", "NAdam", "NLLLoss", "Network",
-    "NonFiniteError", "OneCycleLR", "PReLU", "PoissonNLLLoss", "ProgressBar", "RAdam", "RMSNorm", "RMSprop", "ReLU",
-    "ReLU6", "ReduceLROnPlateau", "Rprop", "Sequential", "SequentialLR", "SiLU", "Sigmoid", "SmoothL1Loss",
-    "SoftMarginLoss", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "SquaredHingeLoss", "StepLR", "Tanh",
-    "Tanhshrink", "Threshold", "Trainer", "ZeroOneLoss", "absolute", "concatenate", "cos", "detach", "equal", "erf",
-    "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
-    "minimum", "numerical_gradient", "operation", "relu", "reshape", "save", "sigmoid", "sign", "sin", "softmax",
-    "sqrt", "sqrt_scaled", "square", "stack", "sum", "tanh", "transpose", "where",
+    "FormulaLoss", "GaussianNLLLoss", "GradientError", "Graph", "GraphProgram", "HalfMSELoss", "Hardshrink",
+    "Hardsigmoid", "Hardswish", "Hardtanh", "HingeEmbeddingLoss", "HingeLoss", "History", "HuberLoss", "Identity",
+    "InverseScalingLR", "KLDivLoss", "L1Loss", "Layer", "LayerNorm", "LeakyReLU", "LinearLR", "Lion", "LogCoshLoss",
+    "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish", "MultiLabelSoftMarginLoss", "MultiMarginLoss",
+    "MultiStepLR", "NAdam", "NLLLoss", "Network", "NonFiniteError", "OneCycleLR", "PReLU", "PoissonNLLLoss",
+    "ProgressBar", "RAdam", "RMSNorm", "RMSprop", "ReLU", "ReLU6", "ReduceLROnPlateau", "Rprop", "Sequential",
+    "SequentialLR", "SiLU", "Sigmoid", "SmoothL1Loss", "SoftMarginLoss", "Softmax", "Softmin", "Softplus", "Softshrink",
+    "Softsign", "SquaredHingeLoss", "StepLR", "Tanh", "Tanhshrink", "Threshold", "Trainer", "ZeroOneLoss", "absolute",
+    "concatenate", "cos", "custom_loss", "detach", "equal", "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p",
+    "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "numerical_gradient", "operation",
+    "relu", "reshape", "save", "sigmoid", "sign", "sin", "softmax", "sqrt", "sqrt_scaled", "square", "stack", "sum",
+    "tanh", "transpose", "where",
 ]

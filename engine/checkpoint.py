@@ -76,8 +76,8 @@ def load(path, backend=None, threads=...):
 def _describe(trainer):
     """All of a trainer but its tensors, as JSON values."""
     settings = {name: getattr(trainer, name) for name in _SETTINGS} | {"dtype": trainer.dtype.name}
-    return {"format": FORMAT,
-            "network": _network(trainer.net), "loss": _each(trainer.loss, _entry), "optimizer": _entry(trainer.optimizer),
+    return {"format": FORMAT, "network": _network(trainer.net), "loss": _each(trainer.loss, _entry),
+            "optimizer": _entry(trainer.optimizer),
             "schedule": trainer.schedule and _entry(trainer.schedule), "trainer": settings,
             "progress": trainer.progress()}
 
@@ -86,7 +86,7 @@ def _network(net):
     """A network's architecture: layers in a row, or layers by name and the steps from inputs to outputs."""
     if isinstance(net, Sequential):
         return {"layers": [_entry(layer) for layer in net.layers], "seed": net.seed}
-    return net.description(_entry) | {"seed": net.seed}
+    return {"modules": {name: _entry(module.layer) for name, module in net.modules.items()}} | net.description()
 
 
 def _each(given, change):
@@ -117,7 +117,10 @@ def _restore(file, changed):
         layers = [_make(LAYERS, entry, f"layer {place}") for place, entry in enumerate(network["layers"])]
         net = Sequential(*layers, seed=network["seed"])
     else:
-        net = Network.described(network, lambda name, entry: _make(LAYERS, entry, f"layer {name}"))
+        if not isinstance(network["modules"], dict):
+            raise ValueError(f"modules must map names to layers, got {network['modules']!r}")
+        net = Network.described(network, {name: _make(LAYERS, entry, f"layer {name}")
+                                          for name, entry in network["modules"].items()})
     if isinstance(loss, dict) and "kind" not in loss:
         loss = {name: _make(LOSSES, one, f"loss {name}") for name, one in loss.items()}
     elif isinstance(loss, list):
@@ -146,13 +149,11 @@ def _description(metadata):
     parts = "network", "loss", "optimizer", "schedule", "trainer", "progress"
     _expect(description, ("format", *parts), "the description")
     network = description["network"]
-    if isinstance(network, dict) and "layers" in network:
-        _expect(network, ("layers", "seed"), "network")
-    else:
-        _expect(network, ("modules", "steps", "inputs", "outputs", "several", "seed"), "network")
+    chain = not isinstance(network, dict) or "modules" not in network
+    _expect(network, ("layers", "seed") if chain else ("modules", "steps", "inputs", "outputs", "seed"), "network")
     _expect(description["trainer"], _SETTINGS, "trainer")
     _expect(description["progress"], ("epoch", "updates", "position", "rows", "loss_sum"), "progress")
-    if not isinstance(network.get("layers", []), list):
+    if chain and not isinstance(network["layers"], list):
         raise ValueError(f"layers must be a list, got {network['layers']!r}")
     for name in ("shuffle", "check_finite", "penalize_bias"):
         if not isinstance(description["trainer"][name], bool):

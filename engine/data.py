@@ -41,9 +41,10 @@ def targets(y, rows, loss, outputs, dtype, check_finite=True, name="y"):
     if "labels" in loss.kinds and not (table and "target" in loss.kinds):
         return _matched(_labels(array, loss, outputs, name), rows, name), "labels"
     array = real_array(array, name)
-    if array.ndim == 1 and outputs == 1:
+    columns = loss.target_columns(outputs)
+    if array.ndim == 1 and columns == 1:
         array = array.reshape(-1, 1)
-    return _matched(_numbers(array, loss, outputs, dtype, check_finite, name), rows, name), "target"
+    return _matched(_numbers(array, loss, columns, dtype, check_finite, name), rows, name), "target"
 
 
 def sample_weights(weights, rows, dtype):

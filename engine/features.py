@@ -39,13 +39,15 @@ def constant(node):
 
 def check(node):
     """Refuse, with a ValueError, a node of a general graph that has no meaning for each row by itself."""
+    if constant(node) is not None:
+        return
     apart = node.shape[:1] == (None,) and all(operand.shape[:1] == (None,) or constant(operand) is not None
                                               for operand in node.inputs)
-    known = OPS[node.op].arity or node.op in LOWERINGS or node.op == "reshape"
-    if constant(node) is None and not (apart and known and _keeps_rows(node)):
+    known = node.op in LOWERINGS or node.op == "reshape" or (node.op in OPS and OPS[node.op].arity > 0)
+    if not (apart and known and _keeps_rows(node)):
         raise ValueError(f"{node!r} = {node.op}({', '.join(map(repr, node.inputs))}): a network can hold layers, "
-                         "elementwise ops, and what moves or reduces the features of each row; compile the graph itself "
-                         "for other expressions")
+                         "elementwise ops, and what moves or reduces the features of each row; compile the graph for "
+                         "other expressions")
 
 
 def _keeps_rows(node):
@@ -62,7 +64,8 @@ def general(node):
 
 
 def lower(planner, node):
-    """Let `planner` emit the instruction for a node that `check` takes."""
+    """Let `planner` emit the instruction for a node of a general op."""
+    check(node)
     if node.op in LOWERINGS:
         LOWERINGS[node.op](planner, node, *node.inputs)
     else:
@@ -74,8 +77,16 @@ def lower(planner, node):
 def clear_padding(planner, node):
     """Zeros past a buffer's last column, where formulas may have left others and a sum over the batch reads them."""
     buffer = planner.of(node)
-    if buffer.cols % planner.layout.panel and OPS[origin(node).op].arity:
+    if buffer.cols % planner.layout.panel and not _clean(node):
         planner.emit("clear_padding", features.clear_padding, "rows", [], {"y": buffer}, ("y",))
+
+
+def _clean(node):
+    """Whether the padding of a node's buffer is zero."""
+    node = origin(node)
+    if node.op.endswith("_backward") and node.op.removesuffix("_backward") in ACTIVATIONS:
+        return _clean(node.inputs[0])
+    return not general(node)
 
 
 def _move(planner, node, x, sizes, x_steps, y_steps, x_first=0, y_first=0):

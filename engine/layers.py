@@ -68,8 +68,12 @@ class Layer:
         return None
 
     def apply(self, graph, x, prefix, training=False):
-        """Append to `graph` what the layer makes of x, in training or in use."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method apply(graph, x, prefix, training)")
+        """Append to `graph` what the layer makes of x, in training or in use: what its formula says, by default."""
+        made = self.formula(x, **self.sources(graph, prefix))
+        if made is None:
+            raise NotImplementedError(f"{type(self).__name__} needs a method apply(graph, x, prefix, training), or "
+                                      "formula(x, **sources)")
+        return made
 
 
 @dataclass(frozen=True, eq=False)

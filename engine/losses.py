@@ -22,7 +22,7 @@ from . import checks
 
 
 @dataclass(frozen=True)
-class _Loss:
+class Loss:
     """A loss with torch's `reduction`."""
 
     reduction: str = "mean"
@@ -54,6 +54,10 @@ class _Loss:
         operands = prediction, target, *([] if sample is None else [sample])
         return graph.apply(self.op_for(kind), *operands, name="loss",
                            **attributes | {"reduction": reduction or self.reduction})
+
+    def target_columns(self, outputs):
+        """Numbers in a row of targets of kind "target", for so many outputs."""
+        return outputs
 
     def share(self, kind, columns):
         """The number of elements that a row counts for in the mean; 0 for a sum."""
@@ -89,28 +93,28 @@ class _Loss:
 
 
 @dataclass(frozen=True)
-class MSELoss(_Loss):
+class MSELoss(Loss):
     """Mean over all elements of (x - y)^2; no 1/2."""
 
     op = "mse_loss"
 
 
 @dataclass(frozen=True)
-class HalfMSELoss(_Loss):
+class HalfMSELoss(Loss):
     """Mean over all elements of (x - y)^2 / 2, scikit-learn's squared error; torch has none."""
 
     op = "half_mse_loss"
 
 
 @dataclass(frozen=True)
-class L1Loss(_Loss):
+class L1Loss(Loss):
     """Mean over all elements of |x - y|; slope 0 at 0."""
 
     op = "l1_loss"
 
 
 @dataclass(frozen=True)
-class SmoothL1Loss(_Loss):
+class SmoothL1Loss(Loss):
     """Mean over all elements of d^2 / (2 beta) where d = |x - y| < beta, else d - beta / 2 (Girshick 2015).
 
     beta = 0 makes it L1Loss.
@@ -125,7 +129,7 @@ class SmoothL1Loss(_Loss):
 
 
 @dataclass(frozen=True)
-class HuberLoss(_Loss):
+class HuberLoss(Loss):
     """Mean over all elements of d^2 / 2 where d = |x - y| <= delta, else delta (d - delta / 2) (Huber 1964)."""
 
     _: KW_ONLY
@@ -137,14 +141,14 @@ class HuberLoss(_Loss):
 
 
 @dataclass(frozen=True)
-class LogCoshLoss(_Loss):
+class LogCoshLoss(Loss):
     """Mean over all elements of log cosh(x - y), as in Keras; torch has none."""
 
     op = "log_cosh_loss"
 
 
 @dataclass(frozen=True)
-class PoissonNLLLoss(_Loss):
+class PoissonNLLLoss(Loss):
     """Mean over all elements of exp(x) - y x for counts y, x being the log of their rate.
 
     log_input=False: x is the rate, and the loss x - y log(x + eps). full: adds Stirling's approximation of log y!,
@@ -166,7 +170,7 @@ class PoissonNLLLoss(_Loss):
 
 
 @dataclass(frozen=True)
-class KLDivLoss(_Loss):
+class KLDivLoss(Loss):
     """Mean over all elements of y (log y - x), the divergence of y from exp(x): x are log-probabilities.
 
     log_target: y are log-probabilities, too, and the loss is exp(y) (y - x). reduction "batchmean", the divergence as
@@ -194,7 +198,7 @@ class KLDivLoss(_Loss):
 
 
 @dataclass(frozen=True)
-class BCELoss(_Loss):
+class BCELoss(Loss):
     """Binary cross-entropy of probabilities x against targets in [0, 1]; BCEWithLogitsLoss is more accurate.
 
     Mean over all elements of -w (y log x + (1 - y) log(1 - x)), each logarithm at least -100, as in torch; x must lie
@@ -208,7 +212,7 @@ class BCELoss(_Loss):
 
 
 @dataclass(frozen=True)
-class BCEWithLogitsLoss(_Loss):
+class BCEWithLogitsLoss(Loss):
     """Binary cross-entropy of sigmoid(x) against targets in [0, 1], from the logits x.
 
     Mean over all elements of w (p y softplus(-x) + (1 - y) softplus(x)), softplus(x) = max(x, 0) + log(1 + exp(-|x|)).
@@ -222,7 +226,7 @@ class BCEWithLogitsLoss(_Loss):
 
 
 @dataclass(frozen=True)
-class MultiLabelSoftMarginLoss(_Loss):
+class MultiLabelSoftMarginLoss(Loss):
     """BCEWithLogitsLoss averaged over the outputs of each row, then reduced over the rows: "sum" adds the rows' means.
 
     weight: one number for each output.
@@ -233,7 +237,7 @@ class MultiLabelSoftMarginLoss(_Loss):
     op, target_range, cuts = "multilabel_soft_margin_loss", (0, 1), (0, 0.5)
 
 
-class _Signs(_Loss):
+class _Signs(Loss):
     """A loss whose targets are -1 and 1."""
 
     def outside(self, y):
@@ -287,7 +291,7 @@ class HingeEmbeddingLoss(_Signs):
 # classes
 
 
-class _Classes(_Loss):
+class _Classes(Loss):
     """A loss of class indices (rows,)."""
 
     kinds: ClassVar[tuple[str, ...]] = ("labels",)

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from . import checks
+from . import checks, features
 from .graph import Graph
 from .layers import LAYERS, Dense
 from .node import Node
+
+_MOST_FEATURES = 2**24  # of what no layer's parameters bound, in a description
 
 
 class Network:
@@ -82,12 +84,9 @@ class Network:
         """What programs call the array of kind "x", "y" or "prediction" for an input or output."""
         return kind if self.several[kind != "x"] is None else f"{kind}[{name}]"
 
-    def structured(self, results, side=1):
-        """Results for the outputs (or, of side 0, what is given for the inputs), a list, as the caller named them."""
-        names = self.several[side]
-        if names is None:
-            return results[0]
-        return tuple(results) if isinstance(names, int) else dict(zip(names, results, strict=True))
+    def structured(self, results):
+        """Results for the outputs, a list, as the caller named these."""
+        return _restructured(results, self.several[1])
 
     # parameters
 
@@ -185,6 +184,63 @@ class Network:
                 made[node] = graph.apply(node.op, *(made[operand] for operand in node.inputs), **node.attributes)
         return [made[node] for node in self._outputs.values()]
 
+    # as data
+
+    def description(self):
+        """The steps from inputs to outputs, as JSON has them; `described` makes the network of them and the layers."""
+        places, steps = {node: place for place, node in enumerate(self._steps)}, []
+        for node in self._steps:
+            if node in self._source.calls:
+                module, x = self._source.calls[node]
+                step = {"layer": module.name, "of": [places[x]]}
+            elif node.op == "input":
+                step = {"input": node.name, "features": node.shape[1]}
+            elif node.op == "constant":
+                step = {"constant": node.attributes["value"].tolist()}
+            else:
+                step = {"op": node.op, "of": [places[operand] for operand in node.inputs],
+                        "attributes": {name: list(value) if isinstance(value, tuple) else value
+                                       for name, value in node.attributes.items()}}
+            steps.append(step)
+        inputs, outputs = ([places[node] for node in side.values()] for side in (self._inputs, self._outputs))
+        return {"steps": steps, "inputs": _restructured(inputs, self.several[0]),
+                "outputs": _restructured(outputs, self.several[1]), "seed": self.seed}
+
+    @classmethod
+    def described(cls, description, layers):
+        """The network that `description` gave, of layers by name. Raises ValueError for what it would not give."""
+        graph, nodes = Graph(seed=checks.integer("seed", description["seed"], 0)), []
+
+        def node(place):
+            if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(nodes):
+                raise ValueError(f"a step is a number below {len(nodes)} there, got {place!r}")
+            return nodes[place]
+
+        for step in description["steps"]:
+            kind = tuple(step) if isinstance(step, dict) else ()
+            if kind == ("input", "features"):
+                made = graph.input(step["input"], (None, checks.integer("features", step["features"], 1,
+                                                                        _MOST_FEATURES)))
+            elif kind == ("constant",):
+                made = graph.constant(step["constant"])
+            elif kind == ("layer", "of") and step["layer"] in layers:
+                (x,) = map(node, step["of"])
+                made = graph.call(layers[step["layer"]], x, step["layer"])
+            elif kind == ("op", "of", "attributes"):
+                made = graph.apply(step["op"], *map(node, step["of"]), **{
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in step["attributes"].items()})
+                features.check(made)
+                if features.columns(made) > _MOST_FEATURES:
+                    raise ValueError(f"{made!r} has more than {_MOST_FEATURES} features")
+            else:
+                raise ValueError(f"{step!r} is no step from inputs to outputs")
+            nodes.append(made)
+        sides = (description["inputs"], description["outputs"])
+        inputs, outputs = ({name: node(place) for name, place in side.items()} if isinstance(side, dict) else
+                           [node(place) for place in side] if isinstance(side, list) else node(side) for side in sides)
+        return cls(inputs, outputs)
+
     def _needed(self):
         """The nodes that the outputs need, in order; what is inside layers is not among them."""
         source, inputs = self._source, set(self._inputs.values())
@@ -201,6 +257,7 @@ class Network:
                 raise ValueError(f"the outputs need the {node.op} {node!r}: give inputs to the network, and leave "
                                  "parameters to layers")
             else:
+                features.check(node)
                 needed.update(node.inputs)
         unused = inputs - needed
         if unused:
@@ -248,6 +305,13 @@ def _kind(shape, real=np.float64):
 def _structure(nodes):
     """What the caller gave for some nodes: None for one, the number of a list, or the names of a mapping."""
     return list(nodes) if isinstance(nodes, Mapping) else len(nodes) if isinstance(nodes, list | tuple) else None
+
+
+def _restructured(values, structure):
+    """Some values as the caller gave nodes."""
+    if structure is None:
+        return values[0]
+    return list(values) if isinstance(structure, int) else dict(zip(structure, values, strict=True))
 
 
 def _named(given, what, by_name=False):

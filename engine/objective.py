@@ -1,9 +1,11 @@
 """What a network is trained for: a loss for each of its outputs, and what they ask of data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from hotloop.kernels.losses import NOTHING
 
 from . import checks, data
 from .losses import LOSSES
@@ -13,12 +15,12 @@ from .losses import LOSSES
 class Examples:
     """Checked data.
 
-    arrays: what programs read, by name. form: the kind of each output's targets, and whether there are sample weights.
-    counts: what each row counts for in a mean, float64.
+    arrays: what programs read, by name. form: the kind of each output's targets, whether there are sample weights, and
+    whether there are labels to ignore. counts: what each row counts for in a mean, float64.
     """
 
     arrays: dict[str, np.ndarray]
-    form: tuple[tuple[str, ...], bool]
+    form: tuple[tuple[str, ...], bool, bool]
     counts: np.ndarray
 
     def __len__(self):
@@ -53,14 +55,16 @@ class Objective:
             raise ValueError(f"losses that are added up must all be means or all be sums, got {loss!r}")
         self.sums = reductions.pop()
         for kinds in zip(*(one.kinds * 2 for one in self.losses.values()), strict=False):
-            self.apply(*net.graph(), (kinds, False))  # refuses class weights that do not fit the outputs
+            self.apply(*net.graph(), (kinds, False, True))  # refuses what does not fit the outputs
 
     def apply(self, graph, outputs, form, reduction=None, only=None):
         """Append targets, sample weights and the loss to `graph`; or the loss of the output `only`, not weighed."""
-        kinds, weighted = form
+        kinds, weighted, ignoring = form
         sample, total = graph.weights("weights") if weighted else None, None
         for place, (name, loss) in enumerate(self.losses.items()):
             if only in (None, name):
+                if not ignoring and getattr(loss, "ignore_index", None) is not None:
+                    loss = replace(loss, ignore_index=NOTHING)  # then rows need not be counted
                 term = loss.apply(graph, outputs[place], kinds[place], sample, reduction, self.net.slot("y", name))
                 if only is None and self.weights[name] != 1.0:
                     term = term * self.weights[name]
@@ -80,12 +84,13 @@ class Objective:
     def examples(self, X, y, sample_weight, dtype, check_finite, of=""):
         """Checked data for training or evaluation; ValueError where no row counts."""
         arrays = self.inputs(X, dtype, check_finite, f"X{of}")
-        rows, kinds, counts = len(next(iter(arrays.values()))), [], None
+        rows, kinds, counts, ignoring = len(next(iter(arrays.values()))), [], None, False
         for key, part, label in _parts(f"y{of}", y, self.net.outputs, self.net.several[1]):
             loss, slot = self.losses[key], self.net.slot("y", key)
             arrays[slot], kind = data.targets(part, rows, loss, self.net.outputs[key], dtype, check_finite, label)
             kinds.append(kind)
             own = loss.weights(arrays[slot])
+            ignoring = ignoring or not loss.counted(arrays[slot]).all()
             if len(self.losses) > 1 and (own != 1).any():
                 raise ValueError(f"with several outputs all rows count alike, but the loss of output {key} weighs or "
                                  "ignores classes: use sample_weight, or a custom loss")
@@ -96,7 +101,7 @@ class Objective:
         if rows and not counts.any():
             raise ValueError(f"at least one row must count, but every one of the {rows} rows of y{of} has an ignored "
                              "label or the weight 0: leave such data out")
-        return Examples(arrays, (tuple(kinds), sample_weight is not None), counts)
+        return Examples(arrays, (tuple(kinds), sample_weight is not None, ignoring), counts)
 
     def metrics(self):
         """What `Trainer.evaluate` finds: "loss", then "accuracy", or both for each of several outputs."""

@@ -242,10 +242,11 @@ class _Planner(Updates):
 
     def _total_weight(self, loss, given, target, sample):
         """What the rows of a batch count for, if not for one each, must be known before the first of them is run."""
-        if not given["share"] or not (sample or loss.counts):
+        counts = loss.counts and (given["weight"] is not None or given["ignored"] != NOTHING)
+        if not given["share"] or not (sample or counts):
             return
         counted = {"labels": None, "weight": None, "ignored": NOTHING}
-        if loss.counts:
+        if counts:
             counted = {"labels": External(target.name), "weight": given["weight"], "ignored": given["ignored"]}
         self.emit("total_weight", total_weight, "before", [],
                    {"order": External("order"), "sample": External(sample[0].name) if sample else None} | counted, ())

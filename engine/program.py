@@ -149,9 +149,9 @@ class Instruction:
     """One call of a kernel.
 
     `operands` gives each of the kernel's operands a buffer, a block, a region of the parameters ("state 0"), an
-    external array, a number or a tuple of numbers, another instruction to run on the same rows, or None for nothing;
-    those named in `writes` are written. `nodes` are the graph nodes that it computes, in order. A program runs stage by
-    stage, and each stage phase by phase.
+    external array, a number, a tuple of numbers, an array as it stands, another instruction to run on the same rows, or
+    None for nothing; those named in `writes` are written. `nodes` are the graph nodes that it computes, in order. A
+    program runs stage by stage, and each stage phase by phase.
     """
 
     op: str
@@ -177,8 +177,10 @@ class Instruction:
                      if name in part.writes and isinstance(value, Buffer) and value not in made]
         read = dict.fromkeys(repr(value) for name, value in self.operands.items()
                              if name not in self.writes and isinstance(value, Buffer | Sums | Block | External))
-        settings = [f"{name}={value:g}" for name, value in self.operands.items() if isinstance(value, float) and value]
-        settings += [f"{name}[{len(value)}]" for name, value in self.operands.items() if isinstance(value, tuple)]
+        settings = [f"{name}={value:g}" for name, value in self.operands.items()
+                    if isinstance(value, float) and value and (name, value) != ("scale", 1)]
+        settings += [f"{name}[{len(value)}]" for name, value in self.operands.items()
+                     if isinstance(value, tuple | np.ndarray)]
         finish = {1: " | relu", 2: " | where positive"}.get(self.operands.get("finish"), "")
         after = "".join(f" | {part.op}" for part in chained)
         results = f"{', '.join(map(repr, made))} <- " if made else ""

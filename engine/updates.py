@@ -70,7 +70,6 @@ class Updates:
         dy, *saved = (self.of(operand) for operand in node.inputs[:2])
         block = self.blocks[self.weights[node]]
         self.scratch = max(self.scratch, 3 * self.layout.panel)
-        clear_padding(self, node.inputs[0])
         self._gradient(node.op, [node], {"dy": dy, "x": saved[0] if saved else dy},
                        -(-dy.panels // self.layout.panels(block.outputs)))
 

@@ -10,7 +10,7 @@ from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, linear, register
 from ._primitives import LANES, PANEL, SIZE, add_rows, copy, ints, reals, select
-from .shapes import broadcast
+from .shapes import broadcast, reshaped
 
 DIMENSIONS = 3  # cells of `move` for each: size, stride of the source, stride of the target
 CHUNK = 4096  # elements that one unit of a sum adds up
@@ -149,7 +149,8 @@ def _like(rule):
     return lambda graph, node, upstream: (rule(upstream, node),)
 
 
-register(Op("reshape", lambda attributes, x: attributes["shape"], lambda attributes, x: x.reshape(attributes["shape"]),
+register(Op("reshape", lambda attributes, x: reshaped(x, attributes["shape"]),
+            lambda attributes, x: x.reshape(attributes["shape"]),
             _like(lambda up, node: up.reshape(node.inputs[0].shape)), tangent=linear, cases=({"shape": (2, 6)},)))
 
 
@@ -183,17 +184,38 @@ def _embed(attributes, x):
     return y
 
 
+def _part_shape(attributes, whole):
+    """The shape of a part of an array, which must lie inside of it."""
+    starts, steps, sizes = (attributes[name] for name in ("starts", "steps", "sizes"))
+    for size, start, step, total in zip(sizes, starts, steps, whole, strict=True):
+        if total is None:
+            inside = (size, start, step) == (None, 0, 1)
+        else:
+            inside = size is not None and all(0 <= end < total for end in (start, start + step * (size - 1)) if size)
+        if not inside:
+            raise ValueError(f"{size} elements from {start} on in steps of {step} do not lie inside of {whole}")
+    return sizes
+
+
+def _embedded_shape(attributes, x):
+    if _part_shape(attributes, attributes["shape"]) != x:
+        raise ValueError(f"{x} must have the shape {attributes['sizes']} of the part that it becomes")
+    return attributes["shape"]
+
+
 _SLICE = {"starts": (1, 0), "steps": (1, 2), "sizes": (2, 2)}
-register(Op("slice", lambda attributes, x: attributes["sizes"], lambda attributes, x: _view(attributes, x).copy(),
+register(Op("slice", _part_shape, lambda attributes, x: _view(attributes, x).copy(),
             lambda graph, node, up: (graph.apply("embed", up, shape=node.inputs[0].shape, **node.attributes),),
             tangent=linear, cases=(_SLICE,)))
-register(Op("embed", lambda attributes, x: attributes["shape"], _embed, lambda graph, node, up: (graph.apply(
+register(Op("embed", _embedded_shape, _embed, lambda graph, node, up: (graph.apply(
     "slice", up, **{name: value for name, value in node.attributes.items() if name != "shape"}),),
     tangent=linear, cases=(_SLICE | {"shape": (4, 3)},)))
 
 
 def _joined_shape(attributes, *shapes):
     axis = attributes["axis"]
+    if not 0 <= axis < min(map(len, shapes)):
+        raise ValueError(f"axis {axis} is outside the dimensions of {shapes}")
     rests = {shape[:axis] + shape[axis + 1 :] for shape in shapes}
     if len(rests) > 1 or any(shape[axis] is None for shape in shapes):
         raise ValueError(f"arrays joined along axis {axis}, never the batch, must agree in all others; got {shapes}")
@@ -216,6 +238,8 @@ register(Op("concatenate", _joined_shape, lambda attributes, *arrays: np.concate
 def _without(attributes, x):
     """The shape rule of reductions over the neighbouring axes `axes`, (first, stop)."""
     first, stop = attributes["axes"]
+    if not 0 <= first < stop <= len(x):
+        raise ValueError(f"axes {first} to {stop} are not among the dimensions of {x}")
     return x[:first] + x[stop:]
 
 

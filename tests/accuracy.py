@@ -83,7 +83,7 @@ def compiled(name, dtype):
 def _op(name, dtype):
     graph = Graph()
     node = graph.apply(name, graph.input("x", (None, COLUMNS)), **attributes(name))
-    program, backend = plan(graph, layout(dtype), prediction=node), CpuBackend(dtype, threads=1)
+    program, backend = plan(graph, layout(dtype), predictions={"prediction": node}), CpuBackend(dtype, threads=1)
 
     def evaluate(x):
         x = x.reshape(-1, COLUMNS)

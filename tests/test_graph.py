@@ -217,8 +217,8 @@ def test_gradients_add_up_over_all_uses(build, backend):
     assert built.run(built.gradient, updated, "parameters")[0] == fresh.run(fresh.gradient, updated, "parameters")[0]
 
 
-def test_a_weight_in_two_layers_is_refused():
-    graph, x, w = graph_of(w=(3, 3))
-    prediction = graph.apply("dense", graph.apply("dense", x, w), w)
-    with pytest.raises(ValueError, match=r"w\[3, 3\].*two dense layers"):
-        plan(graph, layout("float32"), prediction=prediction)
+def test_a_weight_with_two_biases_is_refused():
+    graph, x, w, b, c = graph_of(w=(3, 3), b=(3,), c=(3,))
+    prediction = graph.apply("dense", graph.apply("dense", x, w, b), w, c)
+    with pytest.raises(ValueError, match=r"w\[3, 3\].*different biases"):
+        plan(graph, layout("float32"), predictions={"prediction": prediction})

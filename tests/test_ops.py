@@ -279,10 +279,10 @@ class Machine:
     asserts that the instruction changes no byte but its results'.
     """
 
-    def __init__(self, backend, dtype, graph, rows, parameters=None, apart=None, **goals):
+    def __init__(self, backend, dtype, graph, rows, parameters=None, apart=None, prediction=None, **goals):
         self.backend, self.dtype, self.rows, self.apart = backend, np.dtype(dtype), rows, apart
         self.program = plan(graph, layout(dtype), keep_gradient=bool(goals.get("gradients")), settings={"key": 7},
-                            **goals)
+                            predictions={} if prediction is None else {"prediction": prediction}, **goals)
         if apart:
             self._separate()
         self.executor = BACKENDS[backend](self.dtype)
@@ -330,8 +330,8 @@ class Machine:
         if weights is not None:
             arrays["weights"] = np.array(weights, self.dtype)
         before = {name: array.tobytes() for name, array in arrays.items()}
-        if program.prediction is not None:
-            arrays["prediction"] = np.full((self.rows, program.prediction.shape[1]), np.nan, self.dtype)
+        for name, node in program.predictions.items():
+            arrays[name] = np.full((self.rows, node.shape[1]), np.nan, self.dtype)
         batch = batch or self.rows
         self.losses = self.executor.run(program, arrays, steps=self.rows // batch if batch else 1, start=0,
                                         rows=self.rows, batch=batch, strict=False).losses
@@ -492,7 +492,7 @@ def test_rows_come_in_the_order_asked_for(dtype):
     graph = Graph()
     x, y = graph.input("x", (None, 5)), graph.target("y", (None, 5))
     total = graph.apply("add", graph.apply("identity", x), y)
-    program = plan(graph, layout(dtype), prediction=total)
+    program = plan(graph, layout(dtype), predictions={"prediction": total})
     executor = CpuBackend(dtype)
     executor.prepare(program, 4)
     x, y = np.arange(60, dtype=dtype).reshape(12, 5), np.ones((12, 5), dtype)

@@ -78,7 +78,8 @@ def test_a_classifier_is_fused():
     assert steps(found["train"]) == {"before": before, "rows": backward, "each": each, "units": [f"{unit} | adam"] * 3}
     assert steps(found["gradient"]) == {"before": before, "rows": backward, "each": each, "units": [unit] * 3}
     assert steps(found["predict"]) == {"rows": [*forward, "store"]}
-    assert steps(found["evaluate"]) == {"rows": [*forward, "gather_labels", "cross_entropy", "store"], "each": each}
+    evaluation = [*forward, "gather_labels", "cross_entropy", "store"]
+    assert steps(found["evaluate", "0"]) == {"rows": evaluation, "each": each}
 
 
 def test_what_cannot_be_fused_stands_alone():
