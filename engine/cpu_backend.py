@@ -134,7 +134,10 @@ class _Bound:
         self.contexts = _aligned_zeros(0)
         self.workers = 0
         self.shared = _aligned_zeros(walk.SHARED * 8).view(np.int64)
-        self.shared_address, self.context_address = self.shared.ctypes.data, 0
+        self.shared_address, self.context_address = address(self.shared), 0
+        self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8]
+                            + [0] * 14 + [self.shared_address, _YIELDER], np.int64)
+        self.job_address = address(self.job)
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
         self.block = max(_SECOND_LEVEL // max(row_bytes, 1), _LEAST_ROWS) // tile * tile
@@ -178,7 +181,8 @@ class _Bound:
 
     def run(self, arrays, steps, start, rows, batch, update, strict, threads):
         for number, cell, name in self.externals:
-            self.table[number, cell] = address(arrays.get(name))
+            array = arrays.get(name)
+            self.table[number, cell] = 0 if array is None else address(array)
         settings = self.program.settings
         constant = {name: value for name, value in settings.items() if not isinstance(value, np.ndarray)}
         if self.settings != constant:
@@ -187,20 +191,18 @@ class _Bound:
                 if name in constant:
                     self.table[number, cell] = _bits(constant[name])
         cells, changes = changing(self.table, self.scalars, settings)
+        changed = (0, 0, 0) if cells is None else (address(cells), address(changes), len(cells))
         workers = self._workers(threads, min(batch, rows))
         self._make_contexts(workers)
-        losses = np.zeros(steps)
+        losses = np.empty(steps) if self.keeps_loss else np.zeros(steps)
         self.shared[:] = 0
-        job = np.array([0] * _jit.HEADER + [
-            self.phases.ctypes.data, len(self.phases), self.width * 8, steps, start, rows, batch, update, self.block,
-            strict, _NO_GOAL, address(cells), address(changes), 0 if cells is None else len(cells),
-            address(losses) if self.keeps_loss else 0, self.context_address, workers, self.shared_address,
-            _YIELDER], np.int64)
-        call, place = self.walk, address(job)
+        self.job[_STEPS] = (steps, start, rows, batch, update, self.block, strict, _NO_GOAL, *changed,
+                            address(losses) if self.keeps_loss else 0, self.context_address, workers)
+        call, place = self.walk, self.job_address
         if workers == 1:
             call(place, 0, 0, 0)
         else:
-            keep = (self, job, arrays, losses, cells, changes)
+            keep = (self, arrays, losses, cells, changes)
             team.run(lambda worker: (call(place, 0, worker, 0), keep)[0], workers, self._abort)
         failed, overflowed, done = self.shared[_VERDICT].tolist()
         if failed:
@@ -240,7 +242,8 @@ class _Bound:
 
 _YIELDER = team.yielder()
 _NO_GOAL = struct.unpack("q", struct.pack("d", float("-inf")))[0]
-_VERDICT = [walk.FAILED, walk.OVERFLOWED, walk.DONE]
+_VERDICT = slice(walk.FAILED, walk.DONE + 1, walk.OVERFLOWED - walk.FAILED)
+_STEPS = slice(_jit.HEADER + 3, _jit.HEADER + 17)  # the operands of `walk` that change from run to run
 
 
 def changing(table, scalars, settings):

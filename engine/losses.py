@@ -65,12 +65,12 @@ class Loss:
         return RULES[op].operands({name: getattr(self, name) for name in OPS[op].cases[0]}, columns)["share"]
 
     def counted(self, y):
-        """Which rows count: those whose label is not ignored."""
-        return np.ones(len(y), bool)
+        """Which rows count, those whose label is not ignored; None for all."""
+        return None
 
-    def weights(self, y):
-        """What each row counts for in the mean."""
-        return np.ones(len(y))
+    def weights(self, y, counted):
+        """What each row counts for in the mean, where `counted` says which count; None for 1."""
+        return None if counted is None else counted.astype(float)
 
     def outside(self, y):
         """Which targets are out of range, and the range in words."""
@@ -300,7 +300,10 @@ class _Classes(Loss):
 
     def counted(self, y):
         """All rows but those with the label `ignore_index`."""
-        return np.ones(len(y), bool) if self.ignore_index is None or y.ndim > 1 else y != self.ignore_index
+        if self.ignore_index is None or y.ndim > 1 or (self.ignore_index < 0 and len(y) and y.min() >= 0):
+            return None
+        counted = y != self.ignore_index
+        return None if counted.all() else counted
 
     def right(self, outputs, y):
         """Whether the largest output, the first of several, is the label's, or the most probable class's."""
@@ -315,11 +318,12 @@ class _WeightedClasses(_Classes):
             return checks.integer(name, value, -(2**63), 2**63 - 1)
         return checks.number(name, value, 0, 1) if name == "label_smoothing" else super()._checked(name, value)
 
-    def weights(self, y):
+    def weights(self, y, counted):
         """The weight of each row's class, 0 for an ignored row; 1 where targets are distributions, as in torch."""
-        counted = self.counted(y)
         if self.weight is None or y.ndim > 1:
-            return counted.astype(float)
+            return super().weights(y, counted)
+        if counted is None:
+            return np.take(self.weight, y)
         return np.where(counted, np.take(self.weight, np.where(counted, y, 0)), 0)
 
 

@@ -44,6 +44,8 @@ class Network:
         self.inputs = {name: node.shape[1] for name, node in self._inputs.items()}
         self.outputs = {name: node.shape[1] for name, node in self._outputs.items()}
         self.shapes, self.statistics = self._shapes("parameters"), self._shapes("statistics")
+        self._least = [max(((module.layer.least_rows(training), name) for name, module in self.modules.items()),
+                           key=lambda found: found[0]) for training in (False, True)]
         self.owner = None  # the trainer that holds the parameters, once there is one
         self._values = None  # parameters that were loaded before there was an owner
         for module, times in called.items():
@@ -160,8 +162,7 @@ class Network:
 
     def least_rows(self, training=False):
         """Rows that a batch must have, and the name of the layer that says so."""
-        return max(((module.layer.least_rows(training), name) for name, module in self.modules.items()),
-                   key=lambda found: found[0])
+        return self._least[training]
 
     # graphs
 

@@ -16,16 +16,17 @@ class Examples:
     """Checked data.
 
     arrays: what programs read, by name. form: the kind of each output's targets, whether there are sample weights, and
-    whether there are labels to ignore. counts: what each row counts for in a mean, float64.
+    whether there are labels to ignore. counts: what each row counts for in a mean, None for 1.
     """
 
     arrays: dict[str, np.ndarray]
     form: tuple[tuple[str, ...], bool, bool]
-    counts: np.ndarray
+    counts: np.ndarray | None
+    rows: int
 
     def __len__(self):
         """The number of rows."""
-        return len(self.counts)
+        return self.rows
 
 
 class Objective:
@@ -89,19 +90,19 @@ class Objective:
             loss, slot = self.losses[key], self.net.slot("y", key)
             arrays[slot], kind = data.targets(part, rows, loss, self.net.outputs[key], dtype, check_finite, label)
             kinds.append(kind)
-            own = loss.weights(arrays[slot])
-            ignoring = ignoring or not loss.counted(arrays[slot]).all()
-            if len(self.losses) > 1 and (own != 1).any():
+            counted = loss.counted(arrays[slot])
+            own, ignoring = loss.weights(arrays[slot], counted), ignoring or counted is not None
+            if len(self.losses) > 1 and own is not None:
                 raise ValueError(f"with several outputs all rows count alike, but the loss of output {key} weighs or "
                                  "ignores classes: use sample_weight, or a custom loss")
             counts = own
         if sample_weight is not None:
             arrays["weights"] = data.sample_weights(sample_weight, rows, dtype)
-            counts = counts * arrays["weights"]
-        if rows and not counts.any():
+            counts = arrays["weights"] if counts is None else counts * arrays["weights"]
+        if rows and counts is not None and not counts.any():
             raise ValueError(f"at least one row must count, but every one of the {rows} rows of y{of} has an ignored "
                              "label or the weight 0: leave such data out")
-        return Examples(arrays, (tuple(kinds), sample_weight is not None, ignoring), counts)
+        return Examples(arrays, (tuple(kinds), sample_weight is not None, ignoring), counts, rows)
 
     def metrics(self):
         """What `Trainer.evaluate` finds: "loss", then "accuracy", or both for each of several outputs."""

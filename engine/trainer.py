@@ -164,7 +164,7 @@ class Trainer(Holder):
         rows = len(examples)
         batch = min(self.batch_size, rows)
         batches = -(-rows // batch)
-        order, counts = None, examples.counts
+        order, counts = None, np.ones(rows) if examples.counts is None else examples.counts.astype(np.float64)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(rows).astype(np.int64)
             counts = counts[order]
@@ -328,9 +328,12 @@ class Trainer(Holder):
             if loss.has_accuracy:
                 right.append(loss.right(outputs[self.net.slot("prediction", name)], part[slot]))
         share = loss.share(kind, self.net.outputs[name])
-        results = {"loss": float(total / (share * examples.counts.sum() if share else 1))}
+        counted = len(examples) if examples.counts is None else examples.counts.sum(dtype=np.float64)
+        results = {"loss": float(total / (share * counted if share else 1))}
         if right:
-            weights = loss.counted(examples.arrays[slot]) * examples.arrays.get("weights", 1.0)
+            weights, counted = examples.arrays.get("weights"), loss.counted(examples.arrays[slot])
+            if counted is not None:
+                weights = counted if weights is None else counted * weights
             results["accuracy"] = float(np.average(np.concatenate(right), weights=weights))
         return results
 
