@@ -84,7 +84,9 @@ def _labels(array, loss, classes, name):
     if array.ndim != 1:
         raise ValueError(f"class labels must have shape (rows,), got {array.shape}: use {name}.ravel()")
     if len(array) and not (array.min() >= 0 and array.max() < classes):
-        outside = ((array < 0) | (array >= classes)) & loss.counted(array)
+        outside, counted = (array < 0) | (array >= classes), loss.counted(array)
+        if counted is not None:
+            outside &= counted
         if outside.any():
             row = int(outside.argmax())
             raise ValueError(f"label {array[row]} in row {row} of {name} is outside 0 ... {classes - 1}, "
