@@ -1,5 +1,6 @@
 """Runs general graphs with compiled kernels: memory, tables of calls, and the same walk that trains networks."""
 
+import operator
 import struct
 
 import numpy as np
@@ -12,7 +13,9 @@ from .cpu_backend import address, changing, layout
 from .graph_tables import Call, Place, Tables
 from .run import Outcome
 
+_NEAR = 4096  # bytes that scalars may be apart to be read in one go
 _WORK_PER_WORKER = 1e6  # bytes that an operation reads and writes, times operations, that make one more worker pay
+_BRIEF_WORK = 1e5  # the same, of what takes too little time to let other threads of Python run meanwhile
 
 
 class CpuGraph:
@@ -50,8 +53,11 @@ class CpuGraph:
 
     def run(self, inputs, batch):
         """The roots' values, new arrays, for arrays of the graph's dtype by input node."""
-        bound = self.bound.get((batch, None))
-        return (self._bind(batch) if bound is None else bound).run(inputs)
+        return self.runner(batch)(inputs)
+
+    def runner(self, batch):
+        """What `run` does, for this size of the batch."""
+        return self._bind(batch).run
 
     def _bind(self, batch, optimizer=None):
         key = batch, None if optimizer is None else (optimizer.op, optimizer.states())
@@ -103,14 +109,19 @@ class _Bound:
         self.shared = _zeros(walk.SHARED * 8).view(np.int64)
         self.job = self._job()
         self.job_address = self.job.ctypes.data
-        self.scalars = all(output.ndim == 0 for output in self.outputs)
+        self.read = self._reader()
+        little = optimizer is None and self.workers == 1 and self._work() < _BRIEF_WORK
+        self.brief = _jit.brief_caller(walk.walk, np.float32) if little else None
 
     def _workers(self):
         if self.graph.threads is not None:
             return self.graph.threads
+        return int(max(1, min(cores(), self._work() // _WORK_PER_WORKER)))
+
+    def _work(self):
+        """About how many bytes operations read and write, times operations."""
         work = sum(call.units * call.cost for calls in self.tables.phases for call in calls)
-        work *= self.graph.layout.panel * self.dtype.itemsize
-        return int(max(1, min(cores(), work // _WORK_PER_WORKER)))
+        return work * self.graph.layout.panel * self.dtype.itemsize
 
     def _array(self, place):
         memory = {"constants": self.constants, "working": self.working}.get(place.region)
@@ -216,9 +227,12 @@ class _Bound:
     # running
 
     def _walk(self, inputs):
-        for node, array in self.inputs:
-            array[...] = inputs[node]
-        if self.workers == 1:
+        if self.inputs:
+            for node, array in self.inputs:
+                array[...] = inputs[node]
+        if self.brief:
+            self.brief(self.job_address)
+        elif self.workers == 1:
             self.walk(self.job_address, 0, 0, 0)
         else:
             self.shared[:] = 0
@@ -229,9 +243,24 @@ class _Bound:
 
     def run(self, inputs):
         self._walk(inputs)
-        if self.scalars:
-            return [output.item() for output in self.outputs]
-        return [output.item() if output.ndim == 0 else output.copy() for output in self.outputs]
+        return self.read()
+
+    def _reader(self):
+        """What gives the outputs; for a few scalars that lie near each other in one go."""
+        places = [address(output) for output in self.outputs]
+        first, order = min(places), sorted(range(len(places)), key=places.__getitem__)
+        gaps = np.diff(sorted(places)) - self.dtype.itemsize
+        near = self.working.ctypes.data <= first and max(places) < min(
+            self.working.ctypes.data + self.working.nbytes, first + _NEAR)
+        if any(output.ndim for output in self.outputs) or not near or (gaps < 0).any():
+            return lambda: [output.item() if output.ndim == 0 else output.copy() for output in self.outputs]
+        unpack = struct.Struct("=" + self.dtype.char + "".join(f"{gap}x{self.dtype.char}" for gap in gaps)).unpack_from
+        memory, offset = memoryview(self.working), first - self.working.ctypes.data
+        if order == sorted(order):
+            return lambda: unpack(memory, offset)
+        ranks = [order.index(place) for place in range(len(order))]
+        choose = operator.itemgetter(*ranks)
+        return lambda: choose(unpack(memory, offset))
 
     def descend(self, inputs, optimizer, steps, goal, trace):
         losses = np.full(steps + 1, np.nan)

@@ -69,7 +69,7 @@ class GraphProgram:
                 self._engine.write(node, node.attributes["value"])
         for name, value in graph.initial(self._unset).items():
             self[name] = value
-        self._descents = {}
+        self._descents, self._run = {}, None
 
     def _make(self, roots, updated=()):
         live = live_nodes(self.graph, roots)
@@ -90,13 +90,16 @@ class GraphProgram:
 
     def __call__(self, **inputs):
         """Run once."""
-        if inputs or self.inputs or self._unset:
+        if inputs or self._run is None:
             values = self._engine.run(*self._checked(inputs))
+            if not self.inputs:
+                self._run = self._engine.runner(1)  # nothing to check from now on
         else:
-            values = self._engine.run(inputs, 1)
+            values = self._run(inputs)
         if self.wrt:
-            return values[0], dict(zip(self._names, values[1:], strict=True))
-        return values if self._several else values[0]
+            value, *gradients = values
+            return value, dict(zip(self._names, gradients))  # noqa: B905  `strict` takes as long as ten nodes
+        return list(values) if self._several else values[0]
 
     def _checked(self, inputs):
         """The inputs by node, and the size of the batch."""

@@ -28,8 +28,9 @@ def signature(function):
 def compile_object(function, dtype, name, machine, checked):
     """Compile a kernel for `dtype`.
 
-    The object code exports two C functions, both int64, -1 where the kernel raised: `name` takes
-    (row, context, low, high) and reads the operands from the row, `name_direct` takes every argument.
+    The object code exports three C functions. Two give int64, -1 where the kernel raised: `name` takes
+    (row, context, low, high) and reads the operands from the row, `name_direct` takes every argument. `name_alone` is
+    `name` of a row, with zeros for the rest, and gives nothing: the least that Python can call.
     """
     bindings = host().bindings(dtype)
     bound = _Specializer(bindings, Lowering(bindings, checked), dtype).bind(function)
@@ -69,6 +70,11 @@ def _optimized(function, kind, name):
         cell = builder.gep(base, [_WORD(place)])
         loaded.append(builder.load(builder.bitcast(cell, operand.as_pointer())))
     builder.ret(builder.call(direct, loaded + common))
+
+    alone = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WORD]), f"{name}_alone")
+    builder = ir.IRBuilder(alone.append_basic_block())
+    builder.call(entry, [*alone.args, *[_WORD(0)] * 3])
+    builder.ret_void()
     library.add_ir_module(module)
     if hasattr(library.codegen, "_pass_builder"):
         library._optimize_final_module = lambda: _optimize(library)
