@@ -193,6 +193,27 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.parametrize(("x", "y", "exact", "findings"), [
+    (1, 1, 1, (0, 0, "none")),
+    (1, 1, 1 + 2.0**-25, (0.5, 0, "none")),
+    (1, 1 + 2.0**-22, 1, (2, 0, "none")),
+    (1, -(2.0**-149), 2.0**-149, (2, 0, "gradual")),
+    (1, 0, 2.0**-140, (2.0**9, 0, "flushed")),
+    (1, math.inf, 2.0**127, (2.0**23, 0, "none")),
+    (1, 2.0**127, 1e300, (2.0**23, 0, "none")),
+    (math.inf, 1, math.inf, (0, 1, "none")),
+    (1, math.nan, 1, (0, 1, "none")),
+    (1, 1, math.nan, (0, 1, "none")),
+    (1, -math.nan, math.nan, (0, 0, "none")),
+    (1, -0.0, 0, (0, 1, "none")),
+])
+def test_judge(x, y, exact, findings):
+    x, y = np.array([[1, x, 1], [1, y, 1]], np.float32)
+    found = accuracy.judge(x, y, np.array([1, exact, 1.0]))
+    assert (found.error, found.wrong, found.subnormals) == findings
+    assert not found.error or found.at == x[1]
+
+
 def test_every_function_is_judged():
     assert set(FUNCTIONS) >= set(accuracy.names())
 
@@ -202,8 +223,7 @@ def test_every_function_is_published(heading):
     """And nothing else. Add what is missing, and take up what has changed, by running tests/accuracy.py."""
     published = accuracy.published(heading)
     assert set(published) == set(accuracy.names())
-    assert all(float(error) <= 2 and wrong == "0" for name, (error, _, wrong, *_)
-               in published.items())
+    assert all(float(error) <= 2 and wrong == "0" for error, _, wrong, *_ in published.values())
 
 
 @pytest.mark.parametrize("name", accuracy.names())
