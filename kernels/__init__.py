@@ -20,6 +20,7 @@ from . import (
     penalties,
     piecewise,
     pooling,
+    rrelu,
     softmax,
     tensors,
 )
@@ -27,5 +28,5 @@ from ._op import OPS
 
 __all__ = [
     "OPS", "activations", "adagrad", "adam", "arithmetic", "clipping", "dense", "dropout", "losses", "normalization",
-    "optimizers", "parameters", "penalties", "piecewise", "pooling", "softmax", "tensors",
+    "optimizers", "parameters", "penalties", "piecewise", "pooling", "rrelu", "softmax", "tensors",
 ]
