@@ -31,6 +31,7 @@ from .elementary import (
     sigmoid,
     sigmoid_parts,
     sigmoid_slope,
+    signed,
     softplus,
     tanh,
     tanhshrink,
@@ -225,7 +226,7 @@ def _elu_slope(x, alpha):
 
 
 activation("elu", _elu, _elu_slope, "x",
-           lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+           lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(-np.abs(x))),
            lambda x, alpha: np.where(x > 0, 1, alpha * np.exp(np.minimum(x, 0))),
            cases=({"alpha": 1.0}, {"alpha": 0.3}))
 
@@ -239,7 +240,7 @@ def _celu_slope(x, alpha):
 
 
 activation("celu", _celu, _celu_slope, "x",
-           lambda x, alpha: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha),
+           lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(-np.abs(x) / alpha)),
            lambda x, alpha: np.exp(np.minimum(x, 0) / alpha),
            cases=({"alpha": 1.0}, {"alpha": 0.3}))
 
@@ -256,7 +257,7 @@ def _selu_slope(x):
 
 
 activation("selu", _selu, _selu_slope, "x",
-           lambda x: _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0))),
+           lambda x: _SELU_SCALE * np.where(x >= 0, x, _SELU_ALPHA * np.expm1(-np.abs(x))),
            lambda x: _SELU_SCALE * np.where(x > 0, 1, _SELU_ALPHA * np.exp(np.minimum(x, 0))).astype(x.dtype))
 
 # GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P. Beyond
@@ -267,8 +268,9 @@ _GELU_FAR = 40.0
 
 def _gated(x, far, high, low, k):
     """x times the parts of a gate that is 0 below -far and 1 above far."""
-    near = clamp(x, -far, far)
-    return scale_below(x, fma(select(x > far, x, near), high, near * low), k)
+    size = select(x < 0.0, -x, x)
+    near = select(size > far, far, size)
+    return scale_below(x, signed(x, fma(select(x > far, x, near), high, near * low)), k)
 
 
 def _gelu(x):

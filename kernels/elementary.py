@@ -257,15 +257,15 @@ def tanh_parts(a):
     return quotient(high, low, over, over_low + low)
 
 
-def odd(x, value):
-    """The odd function that has `value` at |x|; zeros keep their sign."""
+def signed(x, value):
+    """`value`, which is 0 or more and 0 where x is, with the sign of x, that of a zero too."""
     return select(x == 0.0, x, select(x < 0.0, -value, value))
 
 
 def tanh(x):
     """The hyperbolic tangent."""
     t, rest = tanh_parts(select(x < 0.0, -x, x))
-    return odd(x, t + rest)
+    return signed(x, t + rest)
 
 
 def tanhshrink(x):
@@ -277,7 +277,7 @@ def tanhshrink(x):
     cube_low = fma(a, z_low, cube_low)
     near = fma(cube, _TANH_FIRST[0], fma(cube, rest, cube_low * _TANH_FIRST[0]))
     t, t_low = tanh_parts(a)
-    return odd(x, select(z < 0.5, near, (a - t) - t_low))
+    return signed(x, select(z < 0.5, near, (a - t) - t_low))
 
 
 def half_square_exp_parts(a):
@@ -299,10 +299,10 @@ def normal_tail_parts(a):
     m, k = half_square_exp_parts(a)
     w = a / (a + 5.0)
     q, rest = two_sum_ordered(0.5, w * horner(2.0 * w - 1.0, _TAIL))
-    high, low = two_sum_ordered(q, q * m)
-    low += rest
+    e, e_low = two_sum_ordered(1.0, m)
+    high, low = two_product(q, e)
     over, over_low = two_sum(1.0, a)
-    p, rest = quotient(high, low, over, over_low)
+    p, rest = quotient(high, low + fma(q, e_low, rest * e), over, over_low)
     return p, rest, k
 
 

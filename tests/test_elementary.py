@@ -194,19 +194,11 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize(("x", "y", "exact", "findings"), [
-    (1, 1, 1, (0, 0, "none")),
-    (1, 1, 1 + 2.0**-25, (0.5, 0, "none")),
-    (1, 1 + 2.0**-22, 1, (2, 0, "none")),
-    (1, -(2.0**-149), 2.0**-149, (2, 0, "gradual")),
-    (1, 0, 2.0**-140, (2.0**9, 0, "flushed")),
-    (1, math.inf, 2.0**127, (2.0**23, 0, "none")),
-    (1, 2.0**127, 1e300, (2.0**23, 0, "none")),
-    (math.inf, 1, math.inf, (0, 1, "none")),
-    (1, math.nan, 1, (0, 1, "none")),
-    (1, 1, math.nan, (0, 1, "none")),
-    (1, -math.nan, math.nan, (0, 0, "none")),
-    (1, -0.0, 0, (0, 1, "none")),
-])
+    (1, 1, 1, (0, 0, "none")), (1, 1, 1 + 2.0**-25, (0.5, 0, "none")), (1, 1 + 2.0**-22, 1, (2, 0, "none")),
+    (1, -(2.0**-149), 2.0**-149, (2, 0, "gradual")), (1, 0, 2.0**-140, (2.0**9, 0, "flushed")),
+    (1, math.inf, 2.0**127, (2.0**23, 0, "none")), (1, 2.0**127, 1e300, (2.0**23, 0, "none")),
+    (math.inf, 1, math.inf, (0, 1, "none")), (1, math.nan, 1, (0, 1, "none")), (1, 1, math.nan, (0, 1, "none")),
+    (1, -math.nan, math.nan, (0, 0, "none")), (1, -0.0, 0, (0, 1, "none"))])
 def test_judge(x, y, exact, findings):
     x, y = np.array([[1, x, 1], [1, y, 1]], np.float32)
     found = accuracy.judge(x, y, np.array([1, exact, 1.0]))
@@ -226,13 +218,17 @@ def test_every_function_is_published(heading):
     assert all(float(error) <= 2 and wrong == "0" for error, _, wrong, *_ in published.values())
 
 
+EDGES = [0, 1, 2, 0x7fffff, 0x800000, 0x7f7fffff, 0x7f800000, 0x7f800001, 0x7fc00000]  # bits from zero to NaN
+
+
 @pytest.mark.parametrize("name", accuracy.names())
 def test_single_precision(name):
-    """Random bit patterns, so that all magnitudes come alike; and the middle of the range."""
+    """Random bit patterns, so that all magnitudes come alike, and the edges among them; and the middle of the range."""
     error, _, wrong, subnormals, *_ = accuracy.published(accuracy.section())[name]
-    bits = np.random.default_rng(0).integers(0, 2**32, 2**20, np.uint32).view(np.float32)
+    bits = np.random.default_rng(0).integers(0, 2**32, 2**20, np.uint32)
+    bits[: 2 * len(EDGES)] = [edge | sign for edge in EDGES for sign in (0, 1 << 31)]
     evaluate, exactly = accuracy.compiled(name, np.float32), accuracy.reference(name)
-    for x in (bits, np.random.default_rng(1).uniform(-20, 20, 2**18).astype(np.float32)):
+    for x in (bits.view(np.float32), np.random.default_rng(1).uniform(-20, 20, 2**18).astype(np.float32)):
         with np.errstate(all="ignore"):
             findings = accuracy.judge(x, evaluate(x), exactly(x.astype(np.float64)))
         assert findings.error <= float(error)
@@ -379,7 +375,9 @@ def test_edges(name, points, dtype):
     np.testing.assert_array_equal(accuracy.compiled(name, dtype)(x), expected)
 
 
-@pytest.mark.parametrize("name", ["expm1", "log1p", "tanh", "sin", "erf", "identity", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("name", [
+    "expm1", "log1p", "tanh", "tanhshrink", "sin", "erf", "identity", "elu", "celu", "selu", "gelu", "gelu_tanh",
+    "silu", "mish"])
 def test_zero_keeps_its_sign(name, dtype):
     x = np.resize(np.array([-0.0, 0.0], dtype), 64)
     y = accuracy.compiled(name, dtype)(x)
