@@ -273,9 +273,8 @@ def tanhshrink(x):
     a = select(x < 0.0, -x, x)
     z, z_low = two_product(a, a)
     cube, cube_low = two_product(a, z)
-    rest = _TANH_FIRST[1] + z * horner(z, _TANH[1:])
-    cube_low = fma(a, z_low, cube_low)
-    near = fma(cube, _TANH_FIRST[0], fma(cube, rest, cube_low * _TANH_FIRST[0]))
+    p, p_low = two_sum_ordered(_TANH_FIRST[0], _TANH_FIRST[1] + z * horner(z, _TANH[1:]))
+    near = fma(cube, p, fma(cube, p_low, fma(a, z_low, cube_low) * p))
     t, t_low = tanh_parts(a)
     return signed(x, select(z < 0.5, near, (a - t) - t_low))
 
