@@ -62,6 +62,36 @@ class Hardtanh(Activation):
             raise ValueError(f"min_val must be less than max_val, got {self.min_val} and {self.max_val}")
 
 
+@dataclass(frozen=True, eq=False)
+class RReLU(Activation):
+    """y = x where x > 0, else a x, with a drawn for each number in training (Xu et al. 2015).
+
+    In training a is uniform in [lower, upper), a function of the same as what `Dropout` drops; in use, and in graphs of
+    one's own, it is (lower + upper) / 2. Raises ValueError unless 0 <= lower <= upper; torch takes slopes below 0, too.
+    """
+
+    lower: float = field(default=1 / 8, metadata={"low": 0})
+    upper: float = 1 / 3
+    op = "leaky_relu"
+
+    def __post_init__(self):
+        """Check the settings."""
+        super().__post_init__()
+        if self.lower > self.upper:
+            raise ValueError(f"lower must be at most upper, got {self.lower} and {self.upper}")
+
+    def attributes(self):
+        """The slope in use."""
+        return {"negative_slope": (self.lower + self.upper) / 2}
+
+    def apply(self, graph, x, prefix, training=False):
+        """Append the op of training or that of use to `graph`."""
+        if not training:
+            return super().apply(graph, x, prefix)
+        return graph.apply("rrelu", x, x, graph.key(), lower=self.lower, upper=self.upper, place=int(prefix),
+                           name=f"rrelu_{prefix}")
+
+
 class Hardsigmoid(Activation):
     """y = min(max((x + 3) / 6, 0), 1); slope 0 at -3 and 3 (Courbariaux et al. 2015). Keras 2 has 0.2 x + 0.5."""
 

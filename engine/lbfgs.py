@@ -18,7 +18,7 @@ class LBFGS(Settings):
     tolerance_change. history_size: pairs that stand for the Hessian; they are forgotten between runs, so that two short
     runs are not one long one. torch searches along a line only when asked to; its lr has no counterpart here. SciPy
     computes in float64, the network in the trainer's dtype: prefer dtype="float64". Schedules and clipping are refused.
-    Running statistics follow once, at the end of a run; `Dropout` draws once for all of it.
+    Running statistics follow once, at the end of a run; `Dropout` and `RReLU` draw once for all of it.
 
     Raises ImportError without SciPy.
     """

@@ -23,6 +23,7 @@ from . import (
     piecewise,
     pooling,
     regression_losses,
+    rrelu,
     softmax,
     tensors,
 )
@@ -31,5 +32,5 @@ from ._op import OPS
 __all__ = [
     "OPS", "activations", "adagrad", "adam", "arithmetic", "binary_losses", "class_losses", "clipping", "dense",
     "dropout", "losses", "normalization", "optimizers", "parameters", "penalties", "piecewise", "pooling",
-    "regression_losses", "softmax", "tensors",
+    "regression_losses", "rrelu", "softmax", "tensors",
 ]

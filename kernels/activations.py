@@ -15,19 +15,23 @@ import numpy as np
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._primitives import PANEL, SIZE, ByPrecision, copy, fma, real, reals, select
-from ._sums import two_product, two_sum
+from ._sums import quotient, two_product, two_sum, two_sum_ordered
 from ._trace import trace
 from .elementary import (
+    EXP_RANGE,
     clamp,
     exp,
+    exp_parts,
     expm1,
     normal_cdf,
     normal_cdf_parts,
     normal_pdf,
+    scale,
     scale_below,
     sigmoid,
     sigmoid_parts,
     sigmoid_slope,
+    signed,
     softplus,
     tanh,
     tanhshrink,
@@ -222,7 +226,7 @@ def _elu_slope(x, alpha):
 
 
 activation("elu", _elu, _elu_slope, "x",
-           lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+           lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(-np.abs(x))),
            lambda x, alpha: np.where(x > 0, 1, alpha * np.exp(np.minimum(x, 0))),
            cases=({"alpha": 1.0}, {"alpha": 0.3}))
 
@@ -236,7 +240,7 @@ def _celu_slope(x, alpha):
 
 
 activation("celu", _celu, _celu_slope, "x",
-           lambda x, alpha: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha),
+           lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(-np.abs(x) / alpha)),
            lambda x, alpha: np.exp(np.minimum(x, 0) / alpha),
            cases=({"alpha": 1.0}, {"alpha": 0.3}))
 
@@ -245,7 +249,7 @@ _SELU_ALPHA = 1.6732632423543772
 
 
 def _selu(x):
-    return _SELU_SCALE * _elu(x, _SELU_ALPHA)
+    return select(x > 0.0, _SELU_SCALE * x, _elu(x, _SELU_SCALE * _SELU_ALPHA))
 
 
 def _selu_slope(x):
@@ -253,7 +257,7 @@ def _selu_slope(x):
 
 
 activation("selu", _selu, _selu_slope, "x",
-           lambda x: _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0))),
+           lambda x: _SELU_SCALE * np.where(x >= 0, x, _SELU_ALPHA * np.expm1(-np.abs(x))),
            lambda x: _SELU_SCALE * np.where(x > 0, 1, _SELU_ALPHA * np.exp(np.minimum(x, 0))).astype(x.dtype))
 
 # GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P. Beyond
@@ -262,18 +266,16 @@ activation("selu", _selu, _selu_slope, "x",
 _GELU_FAR = 40.0
 
 
-def _near(x):
-    return select(x < -_GELU_FAR, -_GELU_FAR, select(x > _GELU_FAR, _GELU_FAR, x))
-
-
-def _gated(x, high, low, k):
-    """x times the parts of a gate."""
-    return scale_below(x, fma(select(x > _GELU_FAR, x, _near(x)), high, _near(x) * low), k)
+def _gated(x, far, high, low, k):
+    """x times the parts of a gate that is 0 below -far and 1 above far."""
+    size = select(x < 0.0, -x, x)
+    near = select(size > far, far, size)
+    return scale_below(x, signed(x, fma(select(x > far, x, near), high, near * low)), k)
 
 
 def _gelu(x):
     high, low, k = normal_cdf_parts(x)
-    return _gated(x, high, low, k)
+    return _gated(x, _GELU_FAR, high, low, k)
 
 
 def _gelu_slope(x):
@@ -303,14 +305,14 @@ _GELU_THIRD = ByPrecision(single=(0.07135481387376785, 2.398832395993135627e-9),
 
 def _gelu_tanh(x):
     """(1 + tanh u) / 2 = sigmoid(2u); the exponential in it would magnify a rounding of u."""
-    a = _near(x)
+    a = clamp(x, -_GELU_FAR, _GELU_FAR)
     square, square_low = two_product(a, a)
     third, third_low = two_product(_GELU_THIRD[0], square)
     slope, slope_low = two_sum(_GELU_FIRST[0], third)
     slope_low += _GELU_FIRST[1] + (third_low + _GELU_THIRD[0] * square_low + _GELU_THIRD[1] * square)
     u, u_low = two_product(a, slope)
     high, low, k = sigmoid_parts(u, u_low + a * slope_low)
-    return _gated(x, high, low, k)
+    return _gated(x, _GELU_FAR, high, low, k)
 
 
 def _gelu_tanh_slope(x):
@@ -333,33 +335,38 @@ def _numpy_gelu_tanh_slope(x):
 
 activation("gelu_tanh", _gelu_tanh, _gelu_tanh_slope, "x", _numpy_gelu_tanh, _numpy_gelu_tanh_slope)
 
-# SiLU (Hendrycks and Gimpel 2016; swish in Ramachandran et al. 2017, arXiv:1710.05941): x sigmoid(x). Its lower tail is
-# x e^x with e^x = h^2, h = exp(-|x|/2), multiplied by x in between: x e^x may still be normal where e^x is not.
+# SiLU (Hendrycks and Gimpel 2016; swish in Ramachandran et al. 2017, arXiv:1710.05941): x sigmoid(x), 0 at -inf.
 
 
 def _silu(x):
-    h = exp(-0.5 * select(x < 0.0, -x, x))
-    return select(x < 0.0, x * h * h, x) / (1.0 + h * h)
+    high, low, k = sigmoid_parts(x, 0.0)
+    return _gated(x, -EXP_RANGE[0], high, low, k)
 
 
 def _silu_slope(x):
     return sigmoid(x) + x * sigmoid_slope(x)
 
 
-activation("silu", _silu, _silu_slope, "x", lambda x: x * _numpy_sigmoid(x),
+activation("silu", _silu, _silu_slope, "x", lambda x: np.maximum(x, -1000) * _numpy_sigmoid(x),
            lambda x: _numpy_sigmoid(x) * (1 + x * _numpy_sigmoid(-x)))
 
-# Mish (Misra 2019, arXiv:1908.08681): x tanh(ln(1 + e^x)). With e = exp(-|x|), the tanh is n / d, where
-#     n = e (e + 2),  d = n + 2  for x < 0;    n = 1 + 2e,  d = n + 2e^2  else;
-# and dy/dx = n/d + x (1 - (n/d)^2) sigmoid(x), whose second term is 4x e (1 + e) / d^2, times e for x >= 0.
+# Mish (Misra 2019, arXiv:1908.08681): x tanh(ln(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2), 0 at -inf. With
+# e = exp(-|x|) and n = e (e + 2) for x < 0, 1 + 2e else, the slope is
+#     n/d + 4x e (1 + e) / d^2, the second term times e for x >= 0;  d = n + 2 for x < 0, n + 2e^2 else.
 
 
 def _mish(x):
-    h = exp(-0.5 * select(x < 0.0, -x, x))
-    e = h * h
-    below = x < 0.0
-    n = select(below, e + 2.0, 1.0 + 2.0 * e)
-    return select(below, x * h * h, x) * n / select(below, e * n + 2.0, n + 2.0 * e * e)
+    m, k = exp_parts(select(x > 20.0, 20.0, x), 0.0)  # n / (n + 2) is 1 to the last bit of either type
+    power, below = scale(1.0, k), x < 0.0
+    outer, inner = select(below, 1.0, power), select(below, power, 1.0)  # e^x < 1 multiplies what underflows at the end
+    e, e_low = two_sum_ordered(outer, outer * m)
+    a, a_low = two_sum(2.0, e * inner)
+    a_low += e_low * inner
+    n, n_low = two_product(e, a)
+    n_low += e * a_low + e_low * a
+    d, d_low = two_sum(2.0, n * inner)
+    high, low = quotient(n, n_low, d, d_low + n_low * inner)
+    return _gated(x, -EXP_RANGE[0], high, low, k)
 
 
 def _mish_slope(x):
@@ -375,4 +382,5 @@ def _numpy_mish_slope(x):
     return np.tanh(s) + x * _numpy_sigmoid(x) / np.cosh(s) ** 2
 
 
-activation("mish", _mish, _mish_slope, "x", lambda x: x * np.tanh(np.logaddexp(0, x)), _numpy_mish_slope)
+activation("mish", _mish, _mish_slope, "x", lambda x: np.maximum(x, -1000) * np.tanh(np.logaddexp(0, x)),
+           _numpy_mish_slope)

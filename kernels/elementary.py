@@ -14,7 +14,7 @@ _INFINITY = float("inf")
 _NAN = float("nan")
 _LOG2E = 1.4426950408889634
 _LN2 = ByPrecision(single=(0.693359375, -2.12194440e-4), double=(6.93145751953125e-1, 1.42860682030941723212e-6))
-_RANGE = ByPrecision(single=(-150.0, 89.0), double=(-850.0, 710.0))  # beyond: exp is 0, also 1e9 times it; infinite
+EXP_RANGE = ByPrecision(single=(-150.0, 89.0), double=(-850.0, 710.0))  # beyond: exp is 0, also 1e9 times it; infinite
 _ROUND = ByPrecision(single=(1.5 * 2.0**23,), double=(1.5 * 2.0**52,))  # adding it drops the fraction
 _WHOLE = ByPrecision(single=(2.0**23,), double=(2.0**52,))  # from here on all numbers are integers
 _NORMAL = ByPrecision(single=(2.0**-126,), double=(2.0**-1022,))  # the smallest normal number
@@ -71,15 +71,16 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7 = (
 _TO_ONE, _TO_FOUR = np.float64(1.5 * 2.0**52), np.float64(1.5 * 2.0**54)
 _SMALL = ByPrecision(single=(2.0**-12,), double=(2.0**-26,))  # sin(x) is x below
 _LARGEST = 3.4028234663852886e38  # the largest float32
-# (x - tanh x) / x**3 as a function of x**2, for |x| <= 1
+# (x - tanh x) / x**3 as a function of x**2, for x**2 <= 1/2, and its first coefficient as an unevaluated sum
 _TANH = ByPrecision(
-    single=(0.3333333314446477504, -0.1333330932097050132, 0.05396317989572338561, -0.02182801225764438855,
-            0.008693095495666356916, -0.003199306830809984279, 0.0009176687777148156184, -0.0001410192392367202548),
-    double=(0.3333333333333333279, -0.1333333333333305789, 0.05396825396802122716, -0.02186948852835533978,
-            0.00886323539213936591, -0.003592126559203570279, 0.001455823936068360959, -0.0005899760398307975054,
-            0.0002389471723111170951, -0.0000964412906661871219, 0.00003835599677362593362,
-            -0.00001456863917811378426, 4.95867143379535513e-6, -1.364270208160344767e-6, 2.587688210927311016e-7,
-            -2.453389404960139365e-8))
+    single=(0.3333333330236629742, -0.1333332731133827283, 0.05396632557958186808, -0.02184608541605732698,
+            0.008725764330431176213, -0.003164703752823605091, 0.0007472909190606882849),
+    double=(0.3333333333333333332, -0.13333333333333322, 0.0539682539682393397, -0.0218694885354100365,
+            0.008863235510047514596, -0.003592127718780296352, 0.00145583107994951485, -0.0005900039690260489293,
+            0.0002390122302961045056, -0.00009650114127218067892, 0.00003823102916942802472,
+            -0.00001404704974828292295, 4.135367828162336234e-6, -6.889522641155208927e-7))
+_TANH_FIRST = ByPrecision(
+    single=(0.3333333432674408, -1.024377782172625075e-8), double=(0.3333333333333333, 1.835776214056503522e-17))
 
 
 def clamp(x, low, high):
@@ -105,7 +106,7 @@ def scale_below(x, y, k):
 
 def exp_parts(high, low):
     """(m, k) with exp(high + low) = (1 + m) 2**k, k integral; `low` is small against `high`."""
-    x = clamp(high, _RANGE[0], _RANGE[1])
+    x = clamp(high, EXP_RANGE[0], EXP_RANGE[1])
     k = rint((x + low) * _LOG2E)
     k = select(k == k, k, 0.0)  # NaN goes on in m alone
     r = fma(-k, _LN2[0], x) + fma(-k, _LN2[1], low)
@@ -133,7 +134,7 @@ def half_expm1_sum(x):
 def expm1(x):
     """e**x - 1, accurate near 0."""
     high, low = half_expm1_sum(select(x < -40.0, -40.0, x))
-    return select(x == 0.0, x, 2.0 * (high + low))
+    return select(x * x == 0.0, x, 2.0 * (high + low))
 
 
 def log_parts(x):
@@ -248,20 +249,34 @@ def sigmoid_slope(x):
     return e * q * q
 
 
-def tanh(x):
-    """h / (h + 1) with h = (exp(2|x|) - 1) / 2, and the sign of x."""
-    a = select(x < 0.0, -x, x)
+def tanh_parts(a):
+    """tanh a as an unevaluated sum, for a >= 0: h / (h + 1) with h = (exp(2a) - 1) / 2."""
     a = select(a > 20.0, 20.0, a)  # 1 to the last bit of either type
     high, low = half_expm1_sum(2.0 * a)
     over, over_low = two_sum_ordered(1.0, high)
-    t, rest = quotient(high, low, over, over_low + low)
-    return select(a == 0.0, x, select(x < 0.0, -t - rest, t + rest))
+    return quotient(high, low, over, over_low + low)
+
+
+def signed(x, value):
+    """`value`, which is 0 or more and 0 where x is, with the sign of x, that of a zero too."""
+    return select(x == 0.0, x, select(x < 0.0, -value, value))
+
+
+def tanh(x):
+    """The hyperbolic tangent."""
+    t, rest = tanh_parts(select(x < 0.0, -x, x))
+    return signed(x, t + rest)
 
 
 def tanhshrink(x):
     """x - tanh x, by a polynomial where the two are close."""
-    z = x * x
-    return select(z < 1.0, x * z * horner(z, _TANH), x - tanh(x))
+    a = select(x < 0.0, -x, x)
+    z, z_low = two_product(a, a)
+    cube, cube_low = two_product(a, z)
+    p, p_low = two_sum_ordered(_TANH_FIRST[0], _TANH_FIRST[1] + z * horner(z, _TANH[1:]))
+    near = fma(cube, p, fma(cube, p_low, fma(a, z_low, cube_low) * p))
+    t, t_low = tanh_parts(a)
+    return signed(x, select(z < 0.5, near, (a - t) - t_low))
 
 
 def half_square_exp_parts(a):
@@ -283,10 +298,10 @@ def normal_tail_parts(a):
     m, k = half_square_exp_parts(a)
     w = a / (a + 5.0)
     q, rest = two_sum_ordered(0.5, w * horner(2.0 * w - 1.0, _TAIL))
-    high, low = two_sum_ordered(q, q * m)
-    low += rest
+    e, e_low = two_sum_ordered(1.0, m)
+    high, low = two_product(q, e)
     over, over_low = two_sum(1.0, a)
-    p, rest = quotient(high, low, over, over_low)
+    p, rest = quotient(high, low + fma(q, e_low, rest * e), over, over_low)
     return p, rest, k
 
 

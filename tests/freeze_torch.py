@@ -69,7 +69,7 @@ CASES = {
         "bits", "BCEWithLogitsLoss", "SGD", {"lr": 0.1}),
     "prelu_glu_adamw": Case(
         lambda m: [m.PReLU(), m.Dense(7, 34), m.PReLU(34), m.Dense(34, 18), m.GLU(), m.Dense(9, 9), m.PReLU(init=0.4),
-                   m.Dropout(0.0), m.Dense(9, 2)], "numbers",
+                   m.Dropout(0.0), m.RReLU(0.3, 0.3), m.Dense(9, 2)], "numbers",
         "MSELoss", "AdamW", {"lr": 0.02, "weight_decay": 0.1}),
     "asgd": _of("ASGD", lr=0.1, lambd=0.1, alpha=0.6, t0=4, weight_decay=0.01),
     "rprop": _of("Rprop", lr=0.02, etas=(0.4, 1.3), step_sizes=(0.01, 0.03)),
@@ -154,7 +154,7 @@ def freeze_schedules():
 
 
 ACTIVATIONS = [  # names and arguments, the same in both
-    ("Identity",), ("ReLU",), ("ReLU6",), ("LeakyReLU", 0.2), ("Threshold", 0.25, -1.5), ("Hardtanh",),
+    ("Identity",), ("ReLU",), ("ReLU6",), ("LeakyReLU", 0.2), ("RReLU",), ("Threshold", 0.25, -1.5), ("Hardtanh",),
     ("Hardtanh", -0.5, 2.0), ("Hardsigmoid",), ("Hardswish",), ("Hardshrink",), ("Hardshrink", 1.25), ("Softshrink",),
     ("Softshrink", 1.25), ("Sigmoid",), ("LogSigmoid",), ("Tanh",), ("Tanhshrink",), ("Softsign",), ("Softplus",),
     ("Softplus", 2.5, 4.0), ("ELU",), ("ELU", 0.3), ("CELU",), ("CELU", 0.3), ("SELU",), ("GELU",), ("GELU", "tanh"),
@@ -226,7 +226,7 @@ def freeze_activations():
     for case, layer in zip(ACTIVATIONS, activation_layers(torch_module(torch)), strict=True):
         for dtype in (torch.float32, torch.float64):
             x = torch.tensor(GRID, dtype=dtype, requires_grad=True)
-            y = layer(x)
+            y = layer.eval()(x)
             y.backward(torch.tensor(SIGNS, dtype=dtype))
             frozen[f"{case}/{str(dtype).removeprefix('torch.')}"] = np.stack([y.detach().numpy(), x.grad.numpy()])
     return frozen

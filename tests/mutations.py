@@ -51,7 +51,8 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (PIECES, "select(y == 0.0, 0.0, 1.0)", "1.0", KINKS),
     (SMOOTH, "select(u > threshold, 1.0, sigmoid(u))", "sigmoid(u)", KINKS),
     (SMOOTH, "    x = clamp(x, -40.0, 40.0)", "    x = clamp(x, -1e30, 1e30)", KINKS),
-    (SMOOTH, "select(x < 0.0, x * h * h, x)", "x * h * h", ROWS),
+    (SMOOTH, "select(below, power, 1.0)", "power", ROWS),
+    (SMOOTH, "n_low += e * a_low + e_low * a", "n_low = 0.0", ELEMENTARY),
     (NUMBERS, "    return 2.0 * (x - y)", "    return x - y", LOSS),
     (NUMBERS, "select(x < y, -1.0, x - y)", "select(x < y, 1.0, x - y)", SLOPES),
     (NUMBERS, "p * (d - 0.5 * p)", "p * (d - p)", LOSS),
@@ -83,6 +84,8 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("kernels/arithmetic.py", "return x + y", "return x", ROWS),
     ("kernels/_panels.py", "range(first, min(first + _BLOCK, columns))", "range(first, first + _BLOCK)", LOSS),
     ("kernels/elementary.py", "single=(-150.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),
+    ("kernels/elementary.py", "select(x * x == 0.0,", "select(x == 0.0,", ELEMENTARY),
+    ("kernels/rrelu.py", "chosen[j] > 0.0", "source[j] > 0.0", SLOPES),
     ("kernels/walk.py", " or number == phase_count - 1:", ":", EXECUTOR),
     ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), units)", "high = units", EXECUTOR),
 ]

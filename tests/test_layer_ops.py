@@ -1,4 +1,4 @@
-"""The kernels of normalization, vectors, dropout and pooling, called one by one on panels laid out by hand."""
+"""The kernels of normalization, vectors, random numbers and pooling, called one by one on panels laid out by hand."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ OPERANDS = {
     "prelu": "xw", "prelu_backward": "xxw", "prelu_weight_gradient": "xxw",
     "batch_moments": "x", "batch_norm": "xm", "standardize": "xwv", "batch_norm_sums": "xx",
     "batch_norm_backward": "xxmm", "glu": "x", "glu_backward": "yx", "maxout": "x", "maxout_backward": "yx",
-    "dropout": "xk", "track_moments": "mwvc",
+    "dropout": "xk", "rrelu": "xxk", "track_moments": "mwvc",
 }
 FORMS = [(name, case, form) for name, form in OPERANDS.items() for case in OPS[name].cases if name != "track_moments"]
 FORMS += [(name, {}, form) for name, form in (("affine", "xw"), ("prelu", "x1"), ("prelu_backward", "xx1"),

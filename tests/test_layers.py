@@ -21,6 +21,7 @@ NETS = {
                           hl.GELU(), hl.Dense(9, 3)],
     "prelu": lambda: [hl.PReLU(6), hl.Dense(6, 33), hl.PReLU(), hl.Dense(33, 3)],
     "dropout": lambda: [hl.Dropout(0.1), hl.Dense(6, 33), hl.ReLU(), hl.Dropout(), hl.Dense(33, 3)],
+    "rrelu": lambda: [hl.RReLU(), hl.Dense(6, 33), hl.RReLU(0.2, 0.9), hl.Dense(33, 3)],
     "pools": lambda: [hl.Maxout(3), hl.GLU(), hl.Dense(1, 34), hl.GLU(), hl.Dense(17, 9), hl.Maxout(3)],
 }
 nets = pytest.mark.parametrize("name", NETS)
@@ -229,6 +230,30 @@ def test_dropout_follows_seed_and_place():
     assert found[0] == found[1] and len(set(found)) == 3
 
 
+@backends
+def test_rrelu_draws_slopes_in_training_alone(backend):
+    layers = [hl.Dense(6, 400, bias=False), hl.RReLU(0.2, 0.6), hl.Dense(400, 1, bias=False)]
+    trainer = hl.Trainer(hl.Sequential(*layers), hl.MSELoss(), hl.SGD(lr=1e-9), backend=backend)
+    x, target = np.ones((4, 6)), np.zeros((4, 1))
+    weight, head = trainer.net.state_dict().values()
+    hidden = x @ weight.T
+    used = np.where(hidden > 0, hidden, 0.4 * hidden)
+    close(trainer.predict(x)[:, 0], (used @ head.T)[:, 0], "float32", "training", 400, scale=1)
+
+    def slopes():
+        """The gradient of the head is proportional to what it was given."""
+        found = trainer.gradients(x[:1], target[:1])["2.weight"][0] / hidden[0]
+        return found / found[hidden[0] > 0].mean()
+
+    first = slopes()
+    above, below = first[hidden[0] > 0], first[hidden[0] <= 0]
+    close(above, np.ones_like(above), "float32", "training", 400)
+    assert 0.2 <= below.min() < 0.22 and 0.58 < below.max() <= 0.6
+    assert abs(below.mean() - 0.4) < 5 * 0.4 / np.sqrt(12 * below.size)
+    trainer.step(x, target)
+    assert (abs(slopes() - first)[hidden[0] <= 0] > 1e-4).mean() > 0.9
+
+
 # arguments
 
 BAD = [
@@ -245,6 +270,8 @@ BAD = [
     (lambda: hl.PReLU(init=np.nan), ValueError, "init", "finite"),
     (lambda: hl.Dropout(1), ValueError, "p", "less than 1", "1.0"),
     (lambda: hl.Dropout(-0.1), ValueError, "p", "at least 0"),
+    (lambda: hl.RReLU(-0.1), ValueError, "lower", "at least 0"),
+    (lambda: hl.RReLU(0.5), ValueError, "lower", "at most upper", "0.5"),
     (lambda: hl.Maxout(0), ValueError, "pool", "at least 1"),
     (lambda: hl.Sequential(hl.Dense(3, 5), hl.GLU()), ValueError, "layer 1", "of 2", "layer 0 gives 5"),
     (lambda: hl.Sequential(hl.Dense(3, 5), hl.Maxout(3)), ValueError, "layer 1", "of 3", "layer 0 gives 5"),

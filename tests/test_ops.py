@@ -377,6 +377,8 @@ def chain(graph, *ops):
             value = graph.apply(op, value, graph.apply("batch_moments", value), **OPS[op].cases[-1])
         elif op == "dropout":
             value = graph.apply(op, value, graph.key(), p=0.5, place=place)
+        elif op == "rrelu":
+            value = graph.apply(op, value, value, graph.key(), lower=0.125, upper=0.5, place=place)
         elif op in ("glu", "maxout"):
             wide = graph.apply("dense", value, graph.parameter(f"{place}.weight", shape=(10, 5)))
             value = graph.apply(op, wide, **OPS[op].cases[0])
@@ -395,7 +397,7 @@ WITH_GRADIENT = [name for name in (*ROWWISE, *DENSE, *LOSSES)  # second derivati
 CHAINS = [((name,), SQUARES) for name in WITH_GRADIENT if name not in LOSSES]
 CHAINS += [(ops, (name, case)) for name in sorted(set(LOSSES) & set(WITH_GRADIENT)) for case in OPS[name].cases
            for ops in ((), ("dense", "tanh", "dense"))]
-LAYERS = ["affine", "prelu", "layer_norm", "rms_norm", "batch_norm", "dropout", "glu", "maxout"]
+LAYERS = ["affine", "prelu", "layer_norm", "rms_norm", "batch_norm", "dropout", "rrelu", "glu", "maxout"]
 CHAINS += [(("dense", name, "dense"), SQUARES) for name in (*ACTIVATIONS, *SOFTMAXES, "add", *LAYERS)]
 CHAINS += [(("dense", name), SQUARES) for name in ACTIVATIONS]
 
@@ -428,7 +430,7 @@ def test_gradients_are_central_differences(ops, loss):
         return alone.losses[0]
 
     found, single = gradients("float64"), gradients("float32")
-    kinks = (KINKS | {"prelu", "maxout"}) & {name, *ops}
+    kinks = (KINKS | {"prelu", "rrelu", "maxout"}) & {name, *ops}
     eps, atol, rtol = 1e-6, 1e-5 if kinks else 1e-7, 1e-3 if kinks else 1e-7
     for name, values in point.items():
         for index in np.ndindex(values.shape):

@@ -14,7 +14,8 @@ import hotloop as hl
 
 IDENTITY, RELU, LEAKY, SIGMOID, TANH, GELU, GELU_TANH, SOFTMAX = ACTIVATIONS = [
     hl.Identity(), hl.ReLU(), hl.LeakyReLU(0.3), hl.Sigmoid(), hl.Tanh(), hl.GELU(), hl.GELU("tanh"), hl.Softmax()]
-MAKERS = [hl.PReLU, lambda width: hl.PReLU(), lambda width: hl.Dropout(0.3),  # layers by width, new at each place
+MAKERS = [hl.PReLU, lambda width: hl.PReLU(),  # layers by width, new at each place
+          lambda width: hl.Dropout(0.3), lambda width: hl.RReLU(),
           lambda width: hl.LayerNorm(width, 0.1), lambda width: hl.RMSNorm(width, 0.1),
           lambda width: hl.BatchNorm1d(width, 0.1, affine=width > 2)]
 LOSSES = {"mse": (hl.MSELoss, "numbers"), "l1": (hl.L1Loss, "numbers"), "bce": (hl.BCEWithLogitsLoss, "bits"),
