@@ -81,13 +81,23 @@ def rmsprop(w, square_avg, grad_avg, momentum_buffer, lr: float, alpha: float, e
     root. With `momentum_buffer` b = momentum b + g / (sqrt(v) + eps) and w -= lr b. Either may be 0, unused. TensorFlow
     puts eps under the root. An element with g = 0 and b = 0 does not move, whatever eps.
     """
-    cells = ints(context, CONTEXT)
-    count = high - low
-    weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    squares, means = reals(square_avg + low * SIZE, count), reals(grad_avg + low * SIZE, count)
-    memory = reals(momentum_buffer + low * SIZE, count)
+    first, count = low * SIZE, high - low
+    weights, slopes = reals(w + first, count), reals(ints(context, CONTEXT)[GRADIENT] + first, count)
+    squares, means = reals(square_avg + first, count), reals(grad_avg + first, count)
+    memory = reals(momentum_buffer + first, count)
     rate, decay, floor, kept = real(lr), real(weight_decay), real(eps), real(momentum)
     old, new = real(alpha), real(np.float64(1.0) - alpha)
+    if grad_avg and momentum_buffer:  # a loop for each case: stores on a condition are masked, and slow
+        return rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, 1, 1)
+    if grad_avg:
+        return rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, 1, 0)
+    if momentum_buffer:
+        return rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, 0, 1)
+    return rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, 0, 0)
+
+
+def rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, centered, heavy):
+    """Update `count` elements, with `means` if centered, with `memory` if heavy; 1 if one would not be finite."""
     bad = False
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
@@ -95,13 +105,13 @@ def rmsprop(w, square_avg, grad_avg, momentum_buffer, lr: float, alpha: float, e
         slope = select(sound, slope, 0.0)
         v = fma(old, squares[i], new * slope * slope)
         squares[i] = v
-        if grad_avg:
+        if centered:
             m = fma(new, slope - means[i], means[i])
             means[i] = m
             v = fma(-m, m, v)
             v = select(v < 0.0, 0.0, v)
         moved = select(slope == 0.0, 0.0, slope / (math.sqrt(v) + floor))
-        if momentum_buffer:
+        if heavy:
             sound &= finite(fma(kept, memory[i], moved))
             moved = fma(kept, memory[i], select(sound, moved, 0.0))
             memory[i] = moved

@@ -48,7 +48,7 @@ def adam(w, exp_avg, exp_avg_sq, max_exp_avg_sq, lr: float, beta1: float, beta2:
         squares[i] = v
         if max_exp_avg_sq:
             v = select(v > largest[i], v, largest[i])
-            largest[i] = v
+            largest[i] = v + 0.0  # what is at least 0 it does not change; a choice alone would be stored masked
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), spread, floor))
         good = finite(fma(-step, moved, weights[i] * shrink)) & sound
         bad |= not good
