@@ -74,21 +74,6 @@ def lower(planner, node):
         planner.emit(node.op, OPS[node.op].cpu, "rows", [node], dict(zip(names, buffers, strict=True)), (names[-1],))
 
 
-def clear_padding(planner, node):
-    """Zeros past a buffer's last column, where formulas may have left others and a sum over the batch reads them."""
-    buffer = planner.of(node)
-    if buffer.cols % planner.layout.panel and not _clean(node):
-        planner.emit("clear_padding", features.clear_padding, "rows", [], {"y": buffer}, ("y",))
-
-
-def _clean(node):
-    """Whether the padding of a node's buffer is zero."""
-    node = origin(node)
-    if node.op.endswith("_backward") and node.op.removesuffix("_backward") in ACTIVATIONS:
-        return _clean(node.inputs[0])
-    return not general(node)
-
-
 def _move(planner, node, x, sizes, x_steps, y_steps, x_first=0, y_first=0):
     table = views(sizes, x_steps, y_steps)
     planner.emit(node.op, features.move_features, "rows", [node], {
