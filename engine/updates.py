@@ -134,9 +134,10 @@ def _changes(gradient):
 
 def _terms(gradient):
     """What a parameter's gradient is the sum of, and the nodes that add it up, each after its operands."""
-    if gradient.op != "add":
-        return [gradient]
-    return [*_terms(gradient.inputs[0]), *_terms(gradient.inputs[1]), gradient]
+    found = [gradient]
+    for node in found:  # which grows on the way
+        found += node.inputs if node.op == "add" else ()
+    return found[::-1]
 
 
 def _panel_rows(block, penalized):
