@@ -259,14 +259,14 @@ class Network:
             if node in source.calls:
                 module, x = source.calls[node]
                 if len(x.shape) != 2:
-                    raise ValueError(f"layer {module.name}, {module.layer!r}, takes (batch, features) in a network, got "
-                                     f"{x!r}: reshape it, or use functions such as hl.relu and hl.softmax")
+                    raise ValueError(f"layer {module.name}, {module.layer!r}, takes (batch, features) in a network, "
+                                     f"got {x!r}: reshape it, or use functions such as hl.relu and hl.softmax")
                 needed.add(x)
             elif node in inputs or features.constant(node) is not None:
                 continue
             elif not node.inputs:
-                raise ValueError(f"the outputs need the {node.op} {node!r}: list it among the inputs, if it is one, and "
-                                 "leave parameters to layers")
+                raise ValueError(f"the outputs need the {node.op} {node!r}: list it among the inputs, if it is one, "
+                                 "and leave parameters to layers")
             else:
                 features.check(node)
                 needed.update(node.inputs)
