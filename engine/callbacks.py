@@ -12,7 +12,8 @@ class Callback(Protocol):
 
     `on_batch_chunk(trainer, logs)` comes after every 50 ms or so of training: logs has epoch (from 0), batch
     (completed in this epoch), batches (in an epoch), loss (mean so far) and lr (of the last update).
-    `on_epoch_end(trainer, logs)` has epoch, loss, lr, seconds and, with validation data, val_loss and val_accuracy.
+    `on_epoch_end(trainer, logs)` has epoch, loss, lr, seconds and, with validation data, what `evaluate` finds on it,
+    as val_loss and val_accuracy.
     Both may save, predict, change `trainer.optimizer.lr`, or call `trainer.stop()`.
     """
 

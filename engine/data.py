@@ -71,8 +71,9 @@ def _numbers(array, loss, outputs, dtype, check_finite, name):
 
 def _matched(array, rows, name):
     if len(array) != rows:
-        raise ValueError(f"{name.replace('y', 'X', 1)} has {rows} rows, but {name} has {len(array)} (shape "
-                         f"{array.shape}): they must agree")
+        inputs = name.partition("[")[0].replace("y", "X", 1)
+        raise ValueError(f"{inputs} has {rows} rows, but {name} has {len(array)} (shape {array.shape}): they must "
+                         "agree")
     return array
 
 

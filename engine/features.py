@@ -25,16 +25,18 @@ def constant(node):
     """The value of a node that is made of constants alone, in float64; None for others."""
     if node.op == "constant":
         return node.attributes["value"]
-    if None in node.shape or not node.inputs:
+    if None in node.shape or not node.inputs or node.op not in OPS:
         return None
     if node.op == "count":
         sizes = [node.inputs[0].shape[axis] for axis in node.attributes["axes"]]
         return None if None in sizes else np.array(float(prod(sizes)))
-    values = [constant(operand) for operand in node.inputs]
-    if any(value is None for value in values) or node.op not in OPS:
-        return None
+    values = []
+    for operand in reversed(node.inputs):  # the first one of a long sum is the deepest
+        values.append(constant(operand))
+        if values[-1] is None:
+            return None
     with np.errstate(all="ignore"):
-        return np.asarray(OPS[node.op].reference(node.attributes, *values))
+        return np.asarray(OPS[node.op].reference(node.attributes, *reversed(values)))
 
 
 def check(node):
@@ -43,11 +45,17 @@ def check(node):
         return
     apart = node.shape[:1] == (None,) and all(operand.shape[:1] == (None,) or constant(operand) is not None
                                               for operand in node.inputs)
-    known = node.op in LOWERINGS or node.op == "reshape" or (node.op in OPS and OPS[node.op].arity > 0)
-    if not (apart and known and _keeps_rows(node)):
+    if not (apart and known(node.op) and _keeps_rows(node)):
         raise ValueError(f"{node!r} = {node.op}({', '.join(map(repr, node.inputs))}): a network can hold layers, "
-                         "elementwise ops, and what moves or reduces the features of each row; compile the graph for "
-                         "other expressions")
+                         "elementwise ops, and what moves or reduces the features of each row; leave parameters and "
+                         "products to layers, and compile the graph for other expressions")
+    if not all(isinstance(size, int) and size > 0 for size in node.shape[1:]):
+        raise ValueError(f"{node!r} has no features: a network needs one at least everywhere")
+
+
+def known(op):
+    """Whether networks can hold this op of general graphs."""
+    return op in LOWERINGS or op == "reshape" or (op in OPS and OPS[op].arity > 0)
 
 
 def _keeps_rows(node):
@@ -74,21 +82,6 @@ def lower(planner, node):
         planner.emit(node.op, OPS[node.op].cpu, "rows", [node], dict(zip(names, buffers, strict=True)), (names[-1],))
 
 
-def clear_padding(planner, node):
-    """Zeros past a buffer's last column, where formulas may have left others and a sum over the batch reads them."""
-    buffer = planner.of(node)
-    if buffer.cols % planner.layout.panel and not _clean(node):
-        planner.emit("clear_padding", features.clear_padding, "rows", [], {"y": buffer}, ("y",))
-
-
-def _clean(node):
-    """Whether the padding of a node's buffer is zero."""
-    node = origin(node)
-    if node.op.endswith("_backward") and node.op.removesuffix("_backward") in ACTIVATIONS:
-        return _clean(node.inputs[0])
-    return not general(node)
-
-
 def _move(planner, node, x, sizes, x_steps, y_steps, x_first=0, y_first=0):
     table = views(sizes, x_steps, y_steps)
     planner.emit(node.op, features.move_features, "rows", [node], {
@@ -100,7 +93,8 @@ def _broadcast(planner, node, x):
     value = constant(x)
     if value is not None:
         numbers = np.zeros(planner.layout.panels(columns(node)) * planner.layout.panel, planner.layout.dtype)
-        numbers[: columns(node)] = np.broadcast_to(value, (1, *node.shape[1:])).ravel()
+        with np.errstate(over="ignore"):  # float32 has infinity for it
+            numbers[: columns(node)] = np.broadcast_to(value, (1, *node.shape[1:])).ravel()
         planner.emit(node.op, features.fill_features, "rows", [node], {"values": numbers, "y": planner.buffer(node)},
                      ("y",))
         return

@@ -43,6 +43,8 @@ class FormulaLoss(Loss):
                              f"loss for each row or several; it made {terms!r}")
         for node in x.graph.nodes[before:]:
             features.check(node)
+        if not terms.depends_on(x):
+            raise ValueError(f"the formula of {self!r} must use the prediction {x!r}; it made {terms!r} without it")
         return terms.reshape(None, math.prod(terms.shape[1:]))
 
 
@@ -80,7 +82,7 @@ def custom_loss(name, formula):
 
     name: an identifier that no loss has. formula: a function of the nodes of prediction and target, both (batch,
     outputs), that makes one number for each row, or several, of them; see `FormulaLoss`. The gradient is derived, every
-    backend runs it, and checkpoints know it by its name where the loss has been entered before they are loaded.
+    backend runs it; checkpoints and pickles know it by its name, so it has to be entered before they are loaded.
 
         quantile = hl.custom_loss("quantile", lambda x, y: hl.maximum(0.9 * (y - x), 0.1 * (x - y)))
         trainer = hl.Trainer(net, loss=quantile(), optimizer=hl.Adam())
@@ -95,10 +97,17 @@ def custom_loss(name, formula):
     if not callable(formula):
         raise TypeError(f"a loss's formula must be a function of two nodes, got {formula!r}")
     made = dataclass(frozen=True)(type(name, (FormulaLoss,), {
-        "formula": lambda self, x, y: formula(x, y), "__doc__": f"The loss {name!r}.",
-        "__module__": getattr(formula, "__module__", None)}))
+        "formula": lambda self, x, y: formula(x, y), "__reduce__": lambda self: (_entered, (name, self.reduction)),
+        "__doc__": f"The loss {name!r}.", "__module__": getattr(formula, "__module__", None)}))
     LOSSES[name] = made
     return made
+
+
+def _entered(name, reduction):
+    """The loss of this name: what a pickle of one holds, whose formula it cannot."""
+    if name not in LOSSES:
+        raise ValueError(f"there is no loss {name!r}: enter it with custom_loss first")
+    return LOSSES[name](reduction)
 
 
 LOSSES["GaussianNLLLoss"] = GaussianNLLLoss

@@ -5,6 +5,7 @@ import operator
 import re
 from dataclasses import dataclass, field
 from inspect import signature
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,8 @@ class Graph:
 
     def lasting(self, op, name, shape):
         """The "parameter" or "statistic" of this name, made where there is none yet."""
-        return self._names[name] if name in self._names else self._source(op, name, shape)
+        node = self._names.get(name)
+        return node if node is not None and (node.op, node.shape) == (op, shape) else self._source(op, name, shape)
 
     def key(self):
         """What random numbers are drawn from: a step's seed and number. One node, however many ask for it."""
@@ -208,23 +210,29 @@ class Graph:
                     values[name][first : first + len(rows)] = rows
         return values
 
-    def name_of(self, layer, name=None):
-        """The name of a layer or network in this graph: the one it was given before, else `name`, else its number."""
-        known = self._called.get(layer)
+    def name_of(self, key, name=None):
+        """The name of a layer, or a network's key, here: the one it was given before, else `name`, else its number."""
+        known = self._called.get(key)
         if known is None:
-            known = self._called[layer] = self._free_name(name)
+            known = self._called[key] = self._free_name(name)
         if name not in (None, known):
-            raise ValueError(f"{layer!r} is called {known!r} in this graph already: it cannot be {name!r}, too")
+            raise ValueError(f"what is to be called {name!r} is called {known!r} in this graph already: leave the name "
+                             "out")
         return known
 
     def _free_name(self, name):
         """`name`, or a number for None, as the name of a new layer."""
-        chosen = str(self._number()) if name is None else name
-        if not isinstance(chosen, str) or not _NAME.fullmatch(chosen):
+        if name is None:
+            return next(str(number) for number in count(self._number()) if not self._is_taken(str(number)))
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"a layer's name must be of letters, digits, _ and single dots, got {name!r}")
-        if any(module == chosen or module.startswith(f"{chosen}.") for module in self.modules):
-            raise ValueError(f"the graph has a layer {chosen!r} already: choose another name")
-        return chosen
+        if self._is_taken(name):
+            raise ValueError(f"the graph has a layer {name!r} already: choose another name")
+        return name
+
+    def _is_taken(self, name):
+        """Whether a layer, or one in a network, has this name."""
+        return any(module == name or module.startswith(f"{name}.") for module in self.modules)
 
     def _number(self):
         """How many layers and networks were called."""
@@ -232,8 +240,10 @@ class Graph:
 
     def _module(self, layer, name, values):
         if values is None:  # not a part of a network, which has its name already
-            shares = layer.parameters() or layer.statistics()
-            name = self.name_of(layer, name) if shares else self._free_name(name)
+            if layer.parameters() or layer.statistics():
+                name = self.name_of(layer, name)
+            elif name not in self.modules or self.modules[name].layer is not layer:
+                name = self._free_name(name)
         if name not in self.modules:
             self.modules[name] = Module(layer, name, self._number(), values)
         return self.modules[name]
@@ -261,7 +271,7 @@ class Graph:
         """Index the nodes that the graph starts with."""
         self.modules: dict[str, Module] = {}  # by name, in the order of their first calls
         self.calls: dict[Node, tuple[Module, Node]] = {}  # the results of layers: which layer, of which node
-        self._called = {}  # layer or network -> its name
+        self._called = {}  # layer, or a network's key -> its name
         self._members = set(self.nodes)
         self._names = {node.name: node for node in self.nodes}
         self._constants = {}

@@ -11,7 +11,7 @@ from .graph import Graph
 from .layers import LAYERS, Dense
 from .node import Node
 
-_MOST_FEATURES = 2**24  # of what no layer's parameters bound, in a description
+_MOST_FEATURES = 2**24  # of all steps of a description
 
 
 class Network:
@@ -23,8 +23,8 @@ class Network:
         h = h + hl.ReLU()(hl.Dense(32, 32)(h))
         net = hl.Network(x, hl.Dense(32, 1)(h))
 
-    inputs: an input node of shape (None, features), or a list of them. outputs: a node of such a shape, a list of them,
-    or a mapping of names to them; data and results come alike. Between them stand layers and, within each row, the ops
+    inputs: an input node of shape (None, features), a list of them, or a mapping of names to them. outputs: a node of
+    such a shape, or several alike; data and results come alike. Between them stand layers and, within each row, the ops
     of general graphs, but for matrix products. A layer that is called several times has one set of parameters. Networks
     can be called on nodes as layers can; their parameters become first values there.
 
@@ -36,7 +36,11 @@ class Network:
     def __init__(self, inputs, outputs):
         self._inputs, self._outputs = _named(inputs, "inputs", by_name=True), _named(outputs, "outputs")
         self.several = _structure(inputs), _structure(outputs)
-        self._source = next(iter(self._outputs.values())).graph
+        first, *others = [*self._inputs.values(), *self._outputs.values()]
+        self._source = first.graph
+        for node in others:
+            if node.graph is not self._source:
+                raise ValueError(f"{node!r} and {first!r} belong to different graphs: make all nodes from one")
         self._steps = self._needed()
         called = Counter(self._source.calls[node][0] for node in self._steps if node in self._source.calls)
         self.modules = {module.name: module for module in self._source.modules.values() if module in called}
@@ -46,6 +50,7 @@ class Network:
         self.shapes, self.statistics = self._shapes("parameters"), self._shapes("statistics")
         self._least = [max(((module.layer.least_rows(training), name) for name, module in self.modules.items()),
                            key=lambda found: found[0]) for training in (False, True)]
+        self._key = object()  # what graphs know it by; copies of a graph that it is made of and called in hold no cycle
         self.owner = None  # the trainer that holds the parameters, once there is one
         self._values = None  # parameters that were loaded before there was an owner
         for module, times in called.items():
@@ -68,12 +73,13 @@ class Network:
     def __call__(self, *nodes, name=None):
         """What the network makes of a node for each input, in the structure of its outputs; see `Layer.__call__`."""
         if len(nodes) != len(self._inputs) or not all(isinstance(node, Node) for node in nodes):
-            raise TypeError(f"{self!r} takes {len(self._inputs)} nodes of a graph, or a trainer; got {nodes}")
+            raise TypeError(f"a network is called on a node of a graph for each of its {len(self._inputs)} inputs, and "
+                            f"a Trainer runs it on arrays; got {nodes}")
         for wanted, node in zip(self._inputs.values(), nodes, strict=True):
             if node.shape != wanted.shape:
                 raise ValueError(f"input {wanted!r} of the network got {node!r}: the shapes must be equal")
         graph, state = nodes[0].graph, self.state_dict()
-        prefix = graph.name_of(self, name)
+        prefix = graph.name_of(self._key, name)
 
         def apply(module, x):
             own = {key.removeprefix(f"{module.name}."): state[key]
@@ -179,8 +185,8 @@ class Network:
             if node in calls:
                 module, x = calls[node]
                 made[node] = apply(module, made[x])
-            elif node.op == "constant":
-                made[node] = graph.constant(node.attributes["value"])
+            elif (value := features.constant(node)) is not None:
+                made[node] = graph.constant(value)
             elif node not in given:
                 made[node] = graph.apply(node.op, *(made[operand] for operand in node.inputs), **node.attributes)
         return [made[node] for node in self._outputs.values()]
@@ -196,8 +202,8 @@ class Network:
                 step = {"layer": module.name, "of": [places[x]]}
             elif node.op == "input":
                 step = {"input": node.name, "features": node.shape[1]}
-            elif node.op == "constant":
-                step = {"constant": node.attributes["value"].tolist()}
+            elif (value := features.constant(node)) is not None:
+                step = {"constant": value.tolist()}
             else:
                 step = {"op": node.op, "of": [places[operand] for operand in node.inputs],
                         "attributes": {name: list(value) if isinstance(value, tuple) else value
@@ -210,7 +216,7 @@ class Network:
     @classmethod
     def described(cls, description, layers):
         """The network that `description` gave, of layers by name. Raises ValueError for what it would not give."""
-        graph, nodes = Graph(seed=checks.integer("seed", description["seed"], 0)), []
+        graph, nodes, total = Graph(seed=checks.integer("seed", description["seed"], 0)), [], 0
 
         def node(place):
             if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(nodes):
@@ -227,16 +233,17 @@ class Network:
             elif kind == ("layer", "of") and step["layer"] in layers:
                 (x,) = map(node, step["of"])
                 made = graph.call(layers[step["layer"]], x, step["layer"])
-            elif kind == ("op", "of", "attributes"):
-                made = graph.apply(step["op"], *map(node, step["of"]), **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in step["attributes"].items()})
+            elif kind == ("op", "of", "attributes") and features.known(step["op"]):
+                made = graph.apply(step["op"], *map(node, step["of"]), **_attributes(step["attributes"]))
+                if made.shape[:1] != (None,):
+                    raise ValueError(f"{step!r} makes one value for all rows: it must be a constant")
                 features.check(made)
-                if features.columns(made) > _MOST_FEATURES:
-                    raise ValueError(f"{made!r} has more than {_MOST_FEATURES} features")
             else:
                 raise ValueError(f"{step!r} is no step from inputs to outputs")
             nodes.append(made)
+            total += features.columns(made)
+            if total > _MOST_FEATURES:
+                raise ValueError(f"more than {_MOST_FEATURES} features in all steps up to {made!r}")
         sides = (description["inputs"], description["outputs"])
         inputs, outputs = ({name: node(place) for name, place in side.items()} if isinstance(side, dict) else
                            [node(place) for place in side] if isinstance(side, list) else node(side) for side in sides)
@@ -251,12 +258,16 @@ class Network:
                 continue
             steps.append(node)
             if node in source.calls:
-                needed.add(source.calls[node][1])
-            elif node in inputs or node.op == "constant":
+                module, x = source.calls[node]
+                if len(x.shape) != 2:
+                    raise ValueError(f"layer {module.name}, {module.layer!r}, takes (batch, features) in a network, "
+                                     f"got {x!r}: reshape it, or use functions such as hl.relu and hl.softmax")
+                needed.add(x)
+            elif node in inputs or features.constant(node) is not None:
                 continue
             elif not node.inputs:
-                raise ValueError(f"the outputs need the {node.op} {node!r}: give inputs to the network, and leave "
-                                 "parameters to layers")
+                raise ValueError(f"the outputs need the {node.op} {node!r}: list it among the inputs, if it is one, "
+                                 "and leave parameters to layers")
             else:
                 features.check(node)
                 needed.update(node.inputs)
@@ -298,6 +309,19 @@ class Sequential(Network):
         return f"Sequential({', '.join(map(repr, self.layers))}, seed={self.seed})"
 
 
+def _attributes(given):
+    """The attributes of an op in a description: numbers, and tuples of integers and None."""
+    if not isinstance(given, dict):
+        raise ValueError(f"the attributes of an op are a mapping, got {given!r}")
+    for name, value in given.items():
+        for size in value if isinstance(value, list) else ():
+            if size is not None:
+                checks.integer(name, size, -_MOST_FEATURES, _MOST_FEATURES)
+        if not isinstance(value, list):
+            checks.number(name, value)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
 def _kind(shape, real=np.float64):
     """The dtype of what has this shape: counts have none."""
     return np.int64 if shape == () else real
@@ -321,18 +345,18 @@ def _named(given, what, by_name=False):
         enumerate(given if isinstance(given, list | tuple) else [given]))
     if not nodes:
         raise ValueError(f"a network needs {what}: give at least one node")
-    first = next(iter(nodes.values()))
-    for node in nodes.values():
+    for name, node in nodes.items():
         if not isinstance(node, Node):
             raise TypeError(f"{what} must be nodes of a graph, got {node!r}")
-        if node.graph is not first.graph:
-            raise ValueError(f"{node!r} and {first!r} belong to different graphs: make all nodes from one")
+        if isinstance(given, Mapping) and not isinstance(name, str):
+            raise TypeError(f"the names of {what} must be strings, got {name!r}")
         if by_name and node.op != "input":
             raise ValueError(f"inputs must be input nodes of a graph, got {node!r}")
         if len(node.shape) != 2 or node.shape[0] is not None:
             raise ValueError(f"{what} must have the shape (None, features), a row for each of the batch; got {node!r}")
     if by_name and len(set(nodes.values())) < len(nodes):
         raise ValueError(f"inputs {list(nodes.values())} name a node twice")
+    by_name = by_name and not isinstance(given, Mapping)
     return {node.name if by_name else str(name): node for name, node in nodes.items()}
 
 

@@ -48,7 +48,10 @@ class Objective:
                 checks.kind(f"the loss of output {name}", one, LOSSES)
         self.weights = dict.fromkeys(self.losses, 1.0)
         if weights is not None:
-            given = {"0": weights} if names is None else _matched("loss_weights", weights, net.outputs, names)
+            if names is None:
+                raise ValueError("loss_weights are for the losses of several outputs, but the network has one output: "
+                                 "leave them out")
+            given = _matched("loss_weights", weights, net.outputs, names)
             self.weights = {name: checks.number(f"the weight of loss {name}", weight, 0, open_low=True)
                             for name, weight in given.items()}
         reductions = {one.reduction == "sum" for one in self.losses.values()}
@@ -74,13 +77,12 @@ class Objective:
 
     def inputs(self, X, dtype, check_finite, name="X"):
         """The checked inputs by the names that programs know them by."""
-        arrays = {self.net.slot("x", key): data.features(part, self.net.inputs[key], dtype, check_finite, label)
+        arrays = {key: data.features(part, self.net.inputs[key], dtype, check_finite, label)
                   for key, part, label in _parts(name, X, self.net.inputs, self.net.several[0])}
-        rows = {len(array) for array in arrays.values()}
-        if len(rows) > 1:
+        if len({len(array) for array in arrays.values()}) > 1:
             raise ValueError(f"the parts of {name} must have as many rows as each other, got "
-                             f"{', '.join(f'{len(array)} in {key}' for key, array in arrays.items())}")
-        return arrays
+                             f"{', '.join(f'{len(array)} in {key!r}' for key, array in arrays.items())}")
+        return {self.net.slot("x", key): array for key, array in arrays.items()}
 
     def examples(self, X, y, sample_weight, dtype, check_finite, of=""):
         """Checked data for training or evaluation; ValueError where no row counts."""
@@ -122,7 +124,9 @@ def _matched(what, given, outputs, names):
         fits = isinstance(given, list | tuple) and len(given) == names
         found = dict(zip(outputs, given, strict=True)) if fits else None
     if not fits:
-        raise ValueError(f"{what} must be {wanted}, as the network names them; got {checks.given(given)}")
+        kind = "a mapping of " + ", ".join(map(str, given)) if isinstance(given, Mapping) else (
+            f"a list of {len(given)}" if isinstance(given, list | tuple) else f"one {type(given).__name__}")
+        raise ValueError(f"{what} must be {wanted}, as the network names them; got {kind}")
     return {name: found[name] for name in outputs}
 
 

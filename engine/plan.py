@@ -41,12 +41,12 @@ class _Planner(Updates):
         self.settings, self.graph, self.gradients = settings, graph, gradients
         self.prepare(graph, gradients, updates, keep_gradient, states)
         roots = [*([] if loss is None else [loss]), *predictions.values(), *self.used.values(), *updates]
-        self.live = live_nodes(graph, roots)
+        self.live = [node for node in live_nodes(graph, roots) if features.constant(node) is None]
         self.results = {features.origin(node) for node in predictions.values()}
         self.users = {node: [] for node in self.live}  # by the node whose buffer they read
         for node in self.live:
             for operand in dict.fromkeys(map(features.origin, node.inputs)):
-                if node.op != "reshape":
+                if node.op != "reshape" and operand in self.users:
                     self.users[operand].append(node)
         self.done = set()
         self.buffers, self.place = [], {}  # node -> buffer
@@ -73,7 +73,7 @@ class _Planner(Updates):
                 self.vector_gradient(node)
             elif node.shape[:1] == (None,) and features.general(node):
                 features.lower(self, node)
-            elif node.op not in ("add", "multiply", "constant") and not OPS[node.op].states:
+            elif node.op not in ("add", "multiply") and not OPS[node.op].states:
                 self._apply(node)
         if self.loss is not None:
             self._total_loss()

@@ -26,10 +26,12 @@ _EVALUATE_ROWS = 8192
 class Trainer(Holder):
     """Trains a network.
 
-    net: a Sequential, whose parameters this trainer takes over. loss, optimizer: of this package. batch_size: rows
-    of a training step. backend: "cpu" (compiled kernels) or "numpy" (the reference). threads: worker threads of the
-    cpu backend, None for as many as the work is worth; results do not depend on it. dtype: "float32" or "float64".
-    seed: of the shuffling. shuffle: a new order every epoch. check_finite: refuse data with NaN or infinity.
+    net: a Sequential or another Network, whose parameters this trainer takes over. loss, optimizer: of this package;
+    for several outputs a loss for each, in a list or mapping as the network names them. loss_weights: positive factors
+    of these losses, alike; their sum is minimised. batch_size: rows of a training step. backend: "cpu" (compiled
+    kernels) or "numpy" (the reference). threads: worker threads of the cpu backend, None for as many as the work is
+    worth; results do not depend on it. dtype: "float32" or "float64". seed: of the shuffling. shuffle: a new order
+    every epoch. check_finite: refuse data with NaN or infinity.
 
     schedule: of the learning rate, None for a constant one. l1, l2: the loss that is minimised, and that `fit`, `step`
     and `gradients` report, has l1 sum |w| + l2 / 2 sum w^2 added, over the weight matrices, with penalize_bias over
@@ -77,7 +79,7 @@ class Trainer(Holder):
     def __repr__(self):
         """The call that makes this trainer, and where training stands."""
         settings = ("loss", "optimizer", "batch_size", "backend", "threads", "seed", "shuffle", "check_finite",
-                    "schedule", "l1", "l2", "penalize_bias", "clip_value", "clip_norm")
+                    "schedule", "l1", "l2", "penalize_bias", "clip_value", "clip_norm", "loss_weights")
         return (f"Trainer({self.net!r}, {', '.join(f'{name}={getattr(self, name)!r}' for name in settings)}, "
                 f"dtype='{self.dtype}')  # epoch {self.epoch}, {self.updates} updates")
 
@@ -98,6 +100,7 @@ class Trainer(Holder):
     def fit(self, X, y, epochs=1, validation_data=None, callbacks=(), sample_weight=None):
         """Train for `epochs` epochs on X (rows, in_features) and y; return a History.
 
+        X and y come as the network names its inputs and outputs: alone, or in a list or mapping of arrays.
         y: integer labels (rows,) for losses of classes, or probabilities (rows, classes) for CrossEntropyLoss, else
         targets (rows, out_features), or (rows,) where out_features is 1. validation_data: (Xv, yv), evaluated after
         each epoch. sample_weight: (rows,), not negative; each batch's "mean" is sum s_i l_i / sum s_i, as in
@@ -131,8 +134,7 @@ class Trainer(Holder):
                 found = {f"val_{name}": value for name, value in self.evaluate(*validation_data).items()}
                 self._observe(found)
                 logs |= found
-            for name, entries in vars(history).items():
-                entries += [logs[name]] if name in logs else []
+            history.add(logs)
             notify(callbacks, "on_epoch_end", self, logs)
             if self._stopped:
                 break

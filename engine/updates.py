@@ -3,7 +3,6 @@
 from hotloop.kernels import OPS
 from hotloop.kernels.clipping import norm_blocks
 
-from .features import clear_padding
 from .program import Sums
 
 _CHANGES = ("penalty_gradient", "clip_value", "clip_norm")  # ops on a gradient, before its update
@@ -61,7 +60,6 @@ class Updates:
         rows = self.layout.panel + 1
         self.scratch = max(self.scratch, rows * self.layout.panel)
         self.flops += 2 * block.inputs * block.outputs
-        clear_padding(self, dy)
         self._gradient("dense_parameter_gradient", [node, *of_bias], {
             "x": self.of(x), "dy": self.of(dy), "bias": len(of_bias)}, min(block.inputs + 1, rows))
 
@@ -136,9 +134,10 @@ def _changes(gradient):
 
 def _terms(gradient):
     """What a parameter's gradient is the sum of, and the nodes that add it up, each after its operands."""
-    if gradient.op != "add":
-        return [gradient]
-    return [*_terms(gradient.inputs[0]), *_terms(gradient.inputs[1]), gradient]
+    found = [gradient]
+    for node in found:  # which grows on the way
+        found += node.inputs if node.op == "add" else ()
+    return found[::-1]
 
 
 def _panel_rows(block, penalized):

@@ -7,7 +7,8 @@
 In the arena W lies in panels of PANEL output columns; a panel holds its I rows of PANEL values one after the other
 and, as row I, the bias. One panel row is what the forward tile loads, a run of rows is what the gradient tile makes
 and the optimizer updates, and a square of it, transposed in registers, is what the input gradient loads. X and Y lie
-in panels of PANEL columns, too (see `gemm`). Columns past the last are zero in W and dY, and stay so.
+in panels of PANEL columns, too (see `gemm`). Columns past the last are zero in W, and stay so; those of X and dY may
+hold anything: no element of a result is made of them, and the gradient's are set to zero.
 """
 
 from ._context import BATCH, CONTEXT, SCRATCH, ZEROS
@@ -58,8 +59,8 @@ def dense_input_gradient(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
 
 
 @kernel
-def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_first, bias, gradient, onto, chain,
-                             context, low, high):
+def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width, w, w_first, bias, gradient, onto,
+                             chain, context, low, high):
     """dW and dbias for units [low, high), then the optimizer `chain` on the elements of each unit.
 
     A unit is PANEL rows of one panel of W; the last unit of a panel takes the bias row along. The gradient goes to
@@ -75,16 +76,17 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_width, w, w_fi
         panel, strip = unit // strips, unit % strips
         rows = min(PANEL, x_cols - strip * PANEL)
         column, width = dy + panel * dy_panel * SIZE, min(PANEL, dy_width - panel * PANEL)
+        columns = min(PANEL, dy_cols - panel * PANEL)
         begin = w_first + (panel * (x_cols + 1) + strip * PANEL) * PANEL
         target = gradient + begin * SIZE if gradient and not onto else scratch
         gemm_transposed(x + strip * x_panel * SIZE, column, target, zeros, 0, batch, width // LANES, context, 0, rows)
         if bias and strip == strips - 1:
             add_rows(column, batch, width // LANES, target + rows * PANEL * SIZE)
             rows += 1
-        if width < PANEL:
+        if columns < PANEL:
             for i in range(rows):
                 line = reals(target + i * PANEL * SIZE, PANEL)
-                for j in range(width, PANEL):
+                for j in range(columns, PANEL):
                     line[j] = 0.0
         status |= update(chain, target, begin, rows * PANEL, onto, context)
     return status

@@ -67,18 +67,6 @@ def fill_features(values, y, y_panel, y_panels, context, low, high):
     return 0
 
 
-@kernel
-def clear_padding(y, y_panel, y_cols, context, low, high):
-    """y[i, c] = 0 past the last of its columns, for rows [low, high): sums over the batch take whole panels."""
-    last = y + (y_cols // PANEL * y_panel + y_cols % PANEL) * SIZE
-    count = -y_cols % PANEL
-    for i in range(low, high):
-        padding = reals(last + i * PANEL * SIZE, count)
-        for j in range(count):
-            padding[j] = 0.0
-    return 0
-
-
 # Reductions: x has features (outer, length, inner), y has (outer, inner).
 
 
