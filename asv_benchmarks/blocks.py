@@ -81,7 +81,8 @@ class Call:
     def __init__(self, kernel, low, high, context=(), **operands):
         names = _jit.operands(kernel)
         self.cells, self.context = np.zeros(_jit.HEADER + len(names), np.int64), np.zeros(_context.CONTEXT, np.int64)
-        self.scratch = np.zeros(2**20, np.uint8)
+        self.scratch, self.zeros = np.zeros(2**20, np.uint8), np.zeros(64, np.float32)
+        self.context[_context.ZEROS] = self.zeros.ctypes.data
         self.context[_context.SCRATCH] = self.scratch.ctypes.data
         self.context[_context.UPDATE] = 2
         for cell, value in context:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
+from ._panels import nothing
 from ._primitives import PANEL, SIZE, ByPrecision, copy, fma, real, reals, select
 from ._sums import quotient, two_product, two_sum, two_sum_ordered
 from ._trace import trace
@@ -97,11 +98,12 @@ def _forward_kernel(name, formula):
 
     def forward(x, x_panel, y, y_panel, y_panels, p: float, q: float, context, low, high):
         first, second, count = real(p), real(q), (high - low) * PANEL
+        same = nothing(context)
         for panel in range(y_panels):
             target = _moved(x + (panel * x_panel + low * PANEL) * SIZE,
                             y + (panel * y_panel + low * PANEL) * SIZE, count)
             for i in range(count):
-                target[i] = value(target[i], first, second)
+                target[i] = value(target[i], first, second) + same
         return 0
 
     return kernel(forward, f"{name}_forward")

@@ -11,6 +11,7 @@ import numpy as np
 from ._context import CONTEXT, GRADIENT, UPDATE
 from ._jit import kernel
 from ._op import Op, register
+from ._panels import nothing
 from ._primitives import SIZE, finite, fma, ints, real, reals, select
 from .optimizers import ratio, update_shape
 
@@ -35,7 +36,7 @@ def adam(w, exp_avg, exp_avg_sq, max_exp_avg_sq, lr: float, beta1: float, beta2:
     step = real(lr / (one - power(beta1, update)))
     spread = real(one / math.sqrt(one - power(beta2, update)))
     new1, new2, floor = real(one - beta1), real(one - beta2), real(eps)
-    old2 = real(beta2)
+    old2, same = real(beta2), nothing(context)
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
     bad = False
     for i in range(count):
@@ -48,7 +49,7 @@ def adam(w, exp_avg, exp_avg_sq, max_exp_avg_sq, lr: float, beta1: float, beta2:
         squares[i] = v
         if max_exp_avg_sq:
             v = select(v > largest[i], v, largest[i])
-            largest[i] = v + 0.0  # what is at least 0 it does not change; a choice alone would be stored masked
+            largest[i] = v + same
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), spread, floor))
         good = finite(fma(-step, moved, weights[i] * shrink)) & sound
         bad |= not good

@@ -47,7 +47,7 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
-        max_columns(z, group, x_cols, count, top)
+        max_columns(z, group, x_cols, count, top, context)
         labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
         every, tops, totals = reals(z, size), reals(top, count), reals(total, count)
         weights = reals(block, count)
@@ -90,7 +90,7 @@ def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, sm
             label = class_of(labels[i], ignored)
             every[label * group + i] = every[label * group + i] + kept * class_weight(weight, label)
             scales[i] = factor * row_weight(labels[i], sample, first + i, 0, ignored)
-        against(z, group, size, x_cols, count, loss + first * SIZE, factors)
+        against(z, group, size, x_cols, count, loss + first * SIZE, factors, context)
         for i in range(count):
             shares[i] = shares[i] * row_weight(labels[i], sample, first + i, 0, ignored)
         from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
@@ -114,7 +114,7 @@ def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, sample
             for i in range(count):
                 wanted[i] = scale * (kept * wanted[i] + spread)
         row_factors(sample, first, count, factor, factors)
-        against(z, group, size, x_cols, count, loss + first * SIZE, factors)
+        against(z, group, size, x_cols, count, loss + first * SIZE, factors, context)
         weigh(sample, first, count, loss)
         from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
     return 0
@@ -127,7 +127,7 @@ def class_weight(weight, c):
     return real(1.0)
 
 
-def against(z, group, size, columns, count, loss, factors):
+def against(z, group, size, columns, count, loss, factors, context):
     """The losses of logits z against the columns that follow them, size further; z becomes the gradient times factors.
 
     Uses a third matrix and four columns of scratch after it.
@@ -135,7 +135,7 @@ def against(z, group, size, columns, count, loss, factors):
     goal, terms = z + size * SIZE, z + 2 * size * SIZE
     top, total = z + 3 * size * SIZE, z + (3 * size + group) * SIZE
     mass, block = z + (3 * size + 2 * group) * SIZE, z + (3 * size + 3 * group) * SIZE
-    max_columns(z, group, columns, count, top)
+    max_columns(z, group, columns, count, top, context)
     shares, tops, scales = reals(loss, count), reals(top, count), reals(factors, count)
     totals, masses = reals(total, count), reals(mass, count)
     for c in range(columns):

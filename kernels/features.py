@@ -97,7 +97,7 @@ def max_features(x, x_panel, x_cols, y, y_panel, y_cols, inner, context, low, hi
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         for c in range(y_cols):
             begin = c // inner * length * inner + c % inner
-            largest_columns(z + begin * group * SIZE, inner * group, length, count, top + c * group * SIZE)
+            largest_columns(z + begin * group * SIZE, inner * group, length, count, top + c * group * SIZE, context)
         from_columns(top, group, y_cols, y + row, y_panel, context, 0, count)
     return 0
 
@@ -113,7 +113,7 @@ def first_max_features(x, x_panel, x_cols, y, y_panel, length, inner, context, l
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         for c in range(x_cols // length):
             begin = z + (c // inner * length * inner + c % inner) * group * SIZE
-            largest_columns(begin, inner * group, length, count, top)
+            largest_columns(begin, inner * group, length, count, top, context)
             tops, unmarked = reals(top, count), reals(free, count)
             for i in range(count):
                 unmarked[i] = 1.0

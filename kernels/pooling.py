@@ -93,7 +93,7 @@ def maxout(x, x_panel, x_cols, y, y_panel, y_cols, context, low, high):
         count, row = min(group, high - first), first * PANEL * SIZE
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         for c in range(y_cols):
-            largest_columns(z + c * pool * group * SIZE, group, pool, count, z + c * group * SIZE)
+            largest_columns(z + c * pool * group * SIZE, group, pool, count, z + c * group * SIZE, context)
         from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
     return 0
 
@@ -110,7 +110,7 @@ def maxout_backward(dy, dy_panel, dy_cols, x, x_panel, dx, dx_panel, dx_cols, co
         to_columns(dy + row, dy_panel, dy_cols, up, group, context, 0, count)
         for c in range(dy_cols):
             slopes, tops = reals(up + c * group * SIZE, count), reals(top, count)
-            largest_columns(z + c * pool * group * SIZE, group, pool, count, top)
+            largest_columns(z + c * pool * group * SIZE, group, pool, count, top, context)
             for member in range(c * pool, (c + 1) * pool):
                 column = reals(z + member * group * SIZE, count)
                 for i in range(count):

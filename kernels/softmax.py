@@ -23,7 +23,7 @@ def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
         to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
-        max_columns(z, group, y_cols, count, top)
+        max_columns(z, group, y_cols, count, top, context)
         exp_columns(z, group, y_cols, count, top)
         add_columns(z, group, y_cols, count, total, block)
         totals = reals(total, count)
@@ -44,7 +44,7 @@ def log_softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
         to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
-        max_columns(z, group, y_cols, count, top)
+        max_columns(z, group, y_cols, count, top, context)
         tops, totals = reals(top, count), reals(total, count)
         for c in range(y_cols):
             column, powers = reals(z + c * group * SIZE, count), reals(power + c * group * SIZE, count)

@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from scipy import special
 
-from hotloop.kernels import OPS, _jit, elementary
+from hotloop.kernels import OPS, _context, _jit, elementary
 from hotloop.kernels._elementwise import elementwise_kernel
 from hotloop.kernels._target import cores, host
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
@@ -98,11 +98,13 @@ def compiled(name, dtype):
     scalars = np.array([*scalars], np.float64).view(np.int64)
     call, cells = _jit.caller(kernel, dtype), np.zeros(_jit.HEADER + len(_jit.operands(kernel)), np.int64)
     panel = host().bindings(dtype)["PANEL"]
+    zeros, context = np.zeros(panel, dtype), np.zeros(_context.CONTEXT, np.int64)
+    context[_context.ZEROS] = zeros.ctypes.data
 
     def evaluate(x):
         y = np.full_like(x, np.nan)
         cells[_jit.HEADER :] = x.ctypes.data, 0, y.ctypes.data, 0, 1, *scalars
-        assert call(cells.ctypes.data, 0, 0, x.size // panel) == 0
+        assert zeros.size and call(cells.ctypes.data, context.ctypes.data, 0, x.size // panel) == 0
         return y
 
     return evaluate
