@@ -68,7 +68,7 @@ def test_follows_the_buffers():
 
 
 def expression(backend="cpu", differentiated=True):
-    """The program of a graph with an input, scalar and other parameters, a node without a scalar, and its gradient."""
+    """The program of a graph with an input, a matrix and a scalar, and of its gradient."""
     graph = hl.Graph()
     x, w, b = graph.input("x", (None, 2)), graph.parameter("w", [[1.0], [2.0]]), graph.parameter("b", 0.5)
     return graph.compile(hl.mean(hl.tanh(x @ w + b) ** 2), wrt=[w, b] if differentiated else (), backend=backend)
@@ -124,8 +124,10 @@ def test_nothing_lies_on_anything_else(monkeypatch):
             pass
 
     monkeypatch.setattr(graph_drawing, "Canvas", Page)
-    program = expression()
-    program.draw(None)
+    graph = hl.Graph()
+    x, y, z = (graph.parameter(name, 2.0) for name in "xyz")
+    program = graph.compile(x**2 + 3 * x * y + y**2 + z**3 + hl.sin(x * y) / hl.exp(z), wrt=[x, y, z], backend="numpy")
+    program.draw("unused")
     formulas = [node for node in program._engine.live if node.op != "constant"]
     assert len(boxes) == len(formulas) and len(arrows) >= len(formulas) - 1
     for (left, top, right, bottom), other in combinations(boxes, 2):
