@@ -6,6 +6,7 @@ layer's parameters stands under the layer.
 
 from dataclasses import dataclass
 
+from .canvas import BACKWARD, FORWARD, PLAIN, RESULT, Canvas
 from .program import Block, Buffer, External, Instruction, Sums
 
 _PHASES = {"before": "before: every worker for itself",
@@ -14,7 +15,6 @@ _PHASES = {"before": "before: every worker for itself",
            "units": "units: pieces of parameters or columns,\ndealt out to the workers"}
 _WIDTH, _HEIGHT, _ACROSS, _DOWN = 2.15, 0.85, 2.75, 1.3  # inches: of a box; between the corners of neighbours
 _MARGIN, _HEADING = 0.3, 0.4
-_FORWARD, _BACKWARD, _PLAIN, _INK = "#2b6cb0", "#c05621", "#4a5568", "#1a202c"
 _BANDS = {"before": "#f7fafc", "rows": "#edf2f7", "each": "#f7fafc", "units": "#fdf3e7"}
 _FINISH = {1: "relu", 2: "where positive"}
 
@@ -41,32 +41,23 @@ def draw(program, path):
 
     Raises ImportError without matplotlib, ValueError for a format that it does not know.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("drawing a program needs matplotlib: pip install matplotlib") from None
     boxes = _boxes(program)
     _arrange(boxes)
     left, right = min(box.column for box in boxes), max(box.column for box in boxes)
     bands, bottom = _bands(boxes)
     width = (right - left) * _ACROSS + _WIDTH + 4 * _MARGIN
-    figure = Figure(figsize=(width, bottom + _MARGIN))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(bottom + _MARGIN, 0))
-    axes.axis("off")
-
-    places = {}
+    canvas, places = Canvas(width, bottom + _MARGIN), {}
     for band, top, height in bands:
-        _band(axes, band[1], top, height, width)
+        canvas.rectangle(_MARGIN, top, width - 2 * _MARGIN, height, _BANDS[band[1]])
+        canvas.text(2 * _MARGIN, top + 0.12, _PHASES[band[1]])
         for box in boxes:
             if box.band == band:
                 places[box] = ((box.column - left) * _ACROSS + 2 * _MARGIN, top + _HEADING + box.track * _DOWN)
     for box in boxes:
         for source, color in box.sources.items():
-            _arrow(axes, places[source], places[box], color)
-        _draw_box(axes, box, *places[box])
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hotloop"}):
-        figure.savefig(path, dpi=110)
+            canvas.arrow(_ends(places[source], places[box]), color)
+        canvas.box(*places[box], _WIDTH, _HEIGHT, _color(box), box.lines)
+    canvas.save(path)
 
 
 # what the picture shows
@@ -85,7 +76,7 @@ def _boxes(program):
         sources = dict(writer[buffer] for buffer in reads if buffer in writer)
         box = _Box(instruction, sources, _lines(parts, writes), after_loss)
         boxes.append(box)
-        writer |= {buffer: (box, _BACKWARD if name == "dx" else _FORWARD) for buffer, name in writes.items()}
+        writer |= {buffer: (box, BACKWARD if name == "dx" else FORWARD) for buffer, name in writes.items()}
         after_loss = after_loss or "loss" in instruction.writes
     return boxes
 
@@ -101,7 +92,7 @@ def _lines(parts, writes):
     lines = title + blocks + ([" ".join(outside)] if outside else [])
     if first.phase == "units":
         return [*lines, f"{first.units} units"]
-    return lines + [f"\N{RIGHTWARDS ARROW} {buffer!r}" for buffer in writes]
+    return lines + [f"{RESULT} {buffer!r}" for buffer in writes]
 
 
 # where it shows it
@@ -145,40 +136,18 @@ def _bands(boxes):
     return bands, top - 0.25
 
 
-def _band(axes, phase, top, height, width):
-    from matplotlib.patches import FancyBboxPatch
-
-    axes.add_patch(FancyBboxPatch((_MARGIN, top), width - 2 * _MARGIN, height, boxstyle="round,pad=0,rounding_size=0.1",
-                                  facecolor=_BANDS[phase], edgecolor="none", zorder=0))
-    axes.text(2 * _MARGIN, top + 0.12, _PHASES[phase], va="top", fontsize=9, style="italic", color=_PLAIN)
-
-
-def _draw_box(axes, box, x, y):
-    from matplotlib.patches import FancyBboxPatch
-
+def _color(box):
     plain = box.instruction.op in ("store", "total_weight", "total_loss", "penalty")
-    color = _PLAIN if plain else _BACKWARD if box.backward else _FORWARD
-    axes.add_patch(FancyBboxPatch((x, y), _WIDTH, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.07",
-                                  facecolor="white", edgecolor=color, linewidth=1.3, zorder=2))
-    step = 0.185
-    top = y + (_HEIGHT - step * (len(box.lines) - 1)) / 2
-    for number, line in enumerate(box.lines):
-        bold = number == 0 or line.startswith("|")
-        axes.text(x + _WIDTH / 2, top + number * step, line, ha="center", va="center", zorder=3,
-                  fontsize=8.5 if bold else 8, weight="bold" if bold else "normal",
-                  color=color if line.startswith("\N{RIGHTWARDS ARROW}") else _INK)
+    return PLAIN if plain else BACKWARD if box.backward else FORWARD
 
 
-def _arrow(axes, start, end, color):
-    """From box to box: level along a track, else from the edges that face each other, through the gaps."""
+def _ends(start, end):
+    """Ends of an arrow between boxes: level along a track, else from edges that face each other, through the gaps."""
     (x0, y0), (x1, y1) = start, end
     side, near, far = (x1 > x0) - (x1 < x0), 0.05, 0.2  # of the corners; so that a long arrow passes the box between
     if y0 == y1:
-        ends = (x0 + (side > 0) * _WIDTH, y0 + _HEIGHT / 2), (x1 + (side < 0) * _WIDTH, y1 + _HEIGHT / 2)
-    else:
-        down = y1 > y0
-        leave = {0: _WIDTH / 2, 1: _WIDTH - near, -1: near}[side]
-        enter = {0: _WIDTH / 2, 1: far, -1: _WIDTH - far}[side]
-        ends = (x0 + leave, y0 + down * _HEIGHT), (x1 + enter, y1 + (not down) * _HEIGHT)
-    axes.annotate("", ends[1], ends[0], zorder=1, arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2,
-                                                              "shrinkA": 0, "shrinkB": 1})
+        return (x0 + (side > 0) * _WIDTH, y0 + _HEIGHT / 2), (x1 + (side < 0) * _WIDTH, y1 + _HEIGHT / 2)
+    down = y1 > y0
+    leave = {0: _WIDTH / 2, 1: _WIDTH - near, -1: near}[side]
+    enter = {0: _WIDTH / 2, 1: far, -1: _WIDTH - far}[side]
+    return (x0 + leave, y0 + down * _HEIGHT), (x1 + enter, y1 + (not down) * _HEIGHT)

@@ -177,11 +177,9 @@ class GraphProgram:
             raise ValueError("there is no parameter to train")
         values, batch = self._checked(inputs)
         engine = self._descents.get("engine") or self._descents.setdefault("engine", self._training(trained))
-        for node in self._parameters.values():
-            engine.write(node, self._engine.read(node))
+        self._copy(self._engine, engine)
         outcome, kept = engine.descend(values, batch, optimizer, steps, goal, bool(trace))
-        for node in self._parameters.values():
-            self._engine.write(node, engine.read(node))
+        self._copy(engine, self._engine)
         if outcome.stopped:
             what = "the value" if outcome.stopped == "loss" else "an update"
             raise NonFiniteError(f"step {outcome.done + (outcome.stopped == 'loss')}: {what} is not finite; the "
@@ -200,19 +198,40 @@ class GraphProgram:
                      for node in autodiff.differentiate(graph, value, trained)]
         return self._make([value, *gradients], list(zip(trained, gradients, strict=True)))
 
+    def _copy(self, source, target):
+        """Hand the parameters of one engine to another."""
+        for node in self._parameters.values():
+            target.write(node, source.read(node))
+
+    # to be read
+
+    def draw(self, path, /, **inputs):
+        """Write a picture of the graph to `path`, .svg, .png or .pdf: the forward pass, and what only gradients need.
+
+        With the inputs of a call, or where it takes none, scalars and small arrays show their values. Needs
+        matplotlib, else raises ImportError; ValueError for a format that it does not know, and what a call raises.
+        """
+        from .graph_drawing import draw
+
+        values, live = {}, self._engine.live
+        if inputs or not (self.inputs or self._unset):
+            engine = self._make(live)
+            self._copy(self._engine, engine)
+            values = dict(zip(live, engine.run(*self._checked(inputs)), strict=True))
+        draw(live, set(live_nodes(self.graph, self.outputs)), self._results(), values, path)
+
     def __str__(self):
         """One line a node, in the order of computation: what it is made of, and which are outputs and gradients."""
-        results = dict.fromkeys(self.outputs, "output")
+        results = self._results()
+        return "\n".join(f"{node!r} = {node.definition}" + (f"  <- {results[node]}" if node in results else "")
+                         for node in self._engine.live)
+
+    def _results(self):
+        """What the nodes that the program returns are."""
+        results = {node: ["output"] for node in self.outputs}
         for node, gradient in zip(self.wrt, self.gradients, strict=True):
-            results[gradient] = f"gradient of {node.name}"
-        lines = []
-        for node in self._engine.live:
-            settings = [f"{name}={value}" for name, value in node.attributes.items() if name != "value"]
-            what = f"{node.op}({', '.join([*(operand.name for operand in node.inputs), *settings])})"
-            if node.op == "constant":
-                what = "constant"
-            lines.append(f"{node!r} = {what}" + (f"  <- {results[node]}" if node in results else ""))
-        return "\n".join(lines)
+            results.setdefault(gradient, []).append(f"gradient of {node.name}")
+        return {node: ", ".join(roles) for node, roles in results.items()}
 
 
 def _nodes(graph, nodes, what):

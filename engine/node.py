@@ -34,6 +34,13 @@ class Node:
         """The node as `name[shape]`, the batch as B."""
         return f"{self.name}{text(self.shape)}"
 
+    @property
+    def definition(self):
+        """What the node is made of: `op(operands, settings)`; of what is made of nothing the op alone."""
+        settings = [f"{name}={value}" for name, value in self.attributes.items()]
+        made = f"({', '.join([*(operand.name for operand in self.inputs), *settings])})"
+        return self.op + (made if self.inputs else "")
+
     def __reduce__(self):
         """A node is pickled as a name in its graph."""
         return operator.getitem, (self.graph, self.name)

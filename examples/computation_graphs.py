@@ -5,14 +5,18 @@ python examples/computation_graphs.py [--backend cpu|numpy]
 
 import argparse
 from math import exp, log, sqrt
+from pathlib import Path
 
 import hotloop as hl
+
+OUTPUT = Path(__file__).parent / "output"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu")
     backend = parser.parse_args().backend
+    OUTPUT.mkdir(exist_ok=True)
     for case in (two_ways, solve_for_one, solve_for_both, square_root_of_logarithm, product_of_sum, gates, polynomial,
                  chain, four_ways, own_operation):
         print(f"\n{case.__doc__}")
@@ -29,8 +33,11 @@ def build(w=3.0, b=4.0):
 def two_ways(backend):
     """z = (2w + 3b)(2b + 1): b reaches z by two ways, whose gradients add up."""
     graph, w, b, z = build()
-    value, gradients = graph.compile(z, wrt=[w, b], backend=backend)()
+    program = graph.compile(z, wrt=[w, b], backend=backend)
+    value, gradients = program()
     print(f"z={value:g}, dz/dw={gradients['w']:g}, dz/db={gradients['b']:g}")
+    program.draw(OUTPUT / "computation_graph.png")
+    print("picture: examples/output/computation_graph.png")
 
 
 def solve_for_one(backend):

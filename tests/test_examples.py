@@ -130,7 +130,7 @@ def test_images_and_labels_must_match(folder):
         "w=2.661474  b=3.903278  z=150.000170", "factors=(60.485234, 17.613053)  w=2.661517  b=3.903263  z=150.000000",
         "delta_c=-0.952590, delta_b=-2.243178, delta_a=-8.972712, delta_x=-2.243178", "x=9.655706  c=2.129577",
         "q=3, f=-12, gradient=(-4, -4, 3)", "gradient=(8, 7, 27)", "forward    24.000000 10.000000",
-        "f=10, df/dx=6, d2f/dx2=2"], []),
+        "f=10, df/dx=6, d2f/dx2=2"], ["computation_graph.png"]),
     ("descent", [
         "x=0.076800  J=0.005898", "(2.400000, 0.909070)  J=6.382415", "(0.084442, 0.050819)  J=0.009711",
         "Newton's method: 1 iteration"], ["descent_surface.png", "descent_rates.png"]),
