@@ -58,7 +58,7 @@ def test_follows_the_buffers():
     boxes = drawing._boxes(programs(NETS["small"])["train"])
     made = [(box.instruction.op, [source.instruction.op for source in box.sources]) for box in boxes]
     assert made == [
-        ("total_weight", []), ("gather", []), ("dense", ["gather"]), ("dense", ["dense"]), ("gather_labels", []),
+        ("gather", []), ("dense", ["gather"]), ("dense", ["dense"]), ("gather_labels", []),
         ("cross_entropy", ["dense", "gather_labels"]), ("dense_input_gradient", ["cross_entropy", "dense"]),
         ("total_loss", ["cross_entropy"]), ("dense_parameter_gradient", ["dense", "cross_entropy"]),
         ("dense_parameter_gradient", ["gather", "dense_input_gradient"]),
