@@ -14,7 +14,7 @@ from freeze_torch import activation_layers
 from tolerances import close
 
 import hotloop as hl
-from hotloop.kernels import OPS, _compile, _jit, _primitives, dropout, losses, walk
+from hotloop.kernels import OPS, _compile, _jit, _primitives, dropout, features, losses, walk
 from hotloop.kernels._lowering import Lowering
 from hotloop.kernels._target import host
 
@@ -147,8 +147,9 @@ def trained(layer, loss, optimizer, dtype, **options):
     """What training makes of a net where the layer stands first, between and last."""
     generator, (loss, kind) = np.random.default_rng(0), loss
     x, y = generator.standard_normal((3, 2)), generator.dirichlet(np.ones(5), 3)
-    last = hl.Sigmoid() if type(loss) in (hl.BCELoss, hl.PoissonNLLLoss) else layer
-    net = hl.Sequential(layer, hl.Dense(2, 17), layer, hl.Dense(17, 5), last)
+    last = hl.Sigmoid() if type(loss) in (hl.BCELoss, hl.PoissonNLLLoss, hl.GaussianNLLLoss) else layer
+    outputs = 10 if type(loss) is hl.GaussianNLLLoss else 5
+    net = hl.Sequential(layer, hl.Dense(2, 17), layer, hl.Dense(17, outputs), last)
     trainer = hl.Trainer(net, loss, optimizer, dtype=dtype, batch_size=2, threads=1, **options)
     y = y.argmax(1) if kind == "labels" else np.where(y > 0.2, 1, -1) if loss.outside(y)[0].any() else y
     if type(loss) is hl.ZeroOneLoss:
@@ -182,9 +183,22 @@ def expressions(dtype):
     return dict(enumerate(values)) | {"descent": program.minimize(hl.SGD(lr=0.1), 3).values}
 
 
+def networks(dtype):
+    """What networks make of general ops, and of a layer that is called twice."""
+    g = hl.Graph()
+    x, layer = g.input("x", (None, 4)), hl.Dense(4, 4)
+    pairs = layer(hl.tanh(layer(x))).reshape(None, 2, 2)
+    parts = hl.softmax(pairs, 1)[:, ::-1].transpose(0, 2, 1), pairs.sum(1, keepdims=True)
+    net = hl.Network(x, hl.Dense(6, 3)(hl.concatenate(parts, 1).reshape(None, -1) * [1.0, 2, 3, 4, 5, 6]))
+    trainer = hl.Trainer(net, hl.MSELoss(), hl.SGD(lr=0.1), dtype=dtype, threads=1)
+    x, y = np.random.default_rng(0).standard_normal((3, 4)), np.random.default_rng(1).standard_normal((3, 3))
+    return {"losses": trainer.fit(x, y, 2).loss} | trainer.gradients(x, y) | {"outputs": trainer.predict(x)}
+
+
 def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
     runs = [functools.partial(trained, *net, dtype) for net in NETS] + [functools.partial(expressions, dtype),
-                                                                            functools.partial(normalised, dtype)]
+                                                                            functools.partial(normalised, dtype),
+                                                                            functools.partial(networks, dtype)]
     runs.append(functools.partial(trained, *NETS[0], dtype, l1=0.1, l2=0.2, clip_value=0.1, clip_norm=0.2,
                                   schedule=hl.StepLR(1, by="update")))
     compiled = [run() for run in runs]
@@ -195,4 +209,5 @@ def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
         for name, value in expected.items():
             close(found[name], value, dtype, "training", 17, scale)  # the longest sum
     assert called >= ({op.cpu for op in OPS.values() if op.cpu}
+                      | {function for function in KERNELS if function.__module__ == features.__name__}
                       | {walk.walk, losses.total_loss, losses.total_weight})

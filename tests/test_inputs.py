@@ -240,7 +240,7 @@ def test_bad_targets(no_kernel, backend, method, loss, case):
 
 @pytest.mark.parametrize("method", ["fit", "step", "gradients", "evaluate"])
 def test_no_rows(no_kernel, backend, method):
-    refused(lambda: use(method, make(backend), X[:0], LABELS[:0]), ValueError, "at least one row", "(0, 5)")
+    refused(lambda: use(method, make(backend), X[:0], LABELS[:0]), ValueError, "at least one row")
 
 
 VALIDATIONS = {

@@ -1,4 +1,4 @@
-"""Networks beyond a chain: layers on nodes, shared parameters, several inputs and outputs, general ops on features."""
+"""Networks beyond a chain: layers on nodes, shared parameters, several inputs and outputs."""
 
 import numpy as np
 import pytest
@@ -77,22 +77,27 @@ def restructured(structure, names, value):
     return [value(name) for name in names] if isinstance(structure, int) else {name: value(name) for name in names}
 
 
-def data(net, rows=ROWS):
+def changed(parts, change):
+    """What is made of an array, or of each in a list or mapping."""
+    if isinstance(parts, dict):
+        return {name: change(part) for name, part in parts.items()}
+    return [change(part) for part in parts] if isinstance(parts, list) else change(parts)
+
+
+def data(net):
     """Inputs and targets, in float32's numbers, as the network wants them."""
     generator = np.random.default_rng(3)
-    X = restructured(net.several[0], list(net.inputs), lambda name: generator.standard_normal(
-        (rows, net.inputs[name])).astype(np.float32))
-    y = restructured(net.several[1], list(net.outputs), lambda name: generator.standard_normal(
-        (rows, net.outputs[name])).astype(np.float32))
-    return X, y
+    sizes = restructured(net.several[0], list(net.inputs), net.inputs.get), restructured(
+        net.several[1], list(net.outputs), net.outputs.get)
+    return [changed(part, lambda size: generator.standard_normal((ROWS, size)).astype(np.float32)) for part in sizes]
 
 
-def trainer_of(net, optimizer=None, loss=hl.MSELoss, backend="cpu", poison=True, **options):
+def trainer_of(net, optimizer=None, loss=hl.MSELoss, backend="cpu", **options):
     """A trainer, whose memory is full of NaN before every run."""
     losses = restructured(net.several[1], list(net.outputs), lambda name: loss())
     trainer = hl.Trainer(net, losses, optimizer or hl.SGD(lr=0.05), backend=backend,
                          **{"batch_size": 8, "dtype": "float64", "seed": 2} | options)
-    if backend == "cpu" and poison:
+    if backend == "cpu":
         trainer.predict(data(net)[0])
         executor = trainer._backend
         run = executor.run
@@ -139,9 +144,10 @@ OPTIMIZERS = [lambda: hl.SGD(lr=0.1, momentum=0.9), lambda: hl.NAdam(lr=0.01, we
 
 @nets
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_backends_agree_and_threads_change_nothing(make, mechanism, dtype):
+def test_backends_agree_and_threads_change_nothing(make, mechanism):
     place = NETS.index(make) + list(MECHANISMS).index(mechanism)
-    options = MECHANISMS[mechanism] | {"schedule": hl.StepLR(2, gamma=0.7, by="update") if place % 2 else None}
+    dtype = ("float32", "float64")[place % 2]
+    options = MECHANISMS[mechanism] | {"schedule": hl.StepLR(2, gamma=0.7, by="update") if place % 4 > 1 else None}
     one, two, three, reference = (
         trained(trainer_of(network(make), OPTIMIZERS[place % 3](), threads=threads, dtype=dtype, backend=backend,
                            **options))
@@ -151,60 +157,306 @@ def test_backends_agree_and_threads_change_nothing(make, mechanism, dtype):
     assert_close(one, reference, dtype)
 
 
-def split(h):
-    """Odd pieces of the features of a node, and what lies before and after them."""
-    width = h.shape[1]
-    return h[:, : width // 3], h[:, width // 3 :]
-
-
-OPS = {  # of a node whose features are as many as the widths say
-    "where": lambda h: hl.where(h > 0.1, h * h, 1 - h),
-    "maximum and minimum": lambda h: hl.maximum(h, 0.2) - hl.minimum(h, -0.2) * 3,
-    "divisions without end in the padding": lambda h: h / hl.square(h) * h + 1 / (h + hl.sign(h)),
-    "logarithms": lambda h: hl.log(h * h + 1e-3) + hl.log1p(abs(h)) + hl.sqrt(hl.exp(-h)) + hl.expm1(h / 2),
-    "angles and powers": lambda h: hl.sin(h) * hl.cos(h) + (1 + h * h) ** 1.5 + hl.erf(h) + 2**h,
-    "a constant for each feature": lambda h: h * np.linspace(-1, 1, h.shape[1]) + np.ones((1, 1)) * 0.5,
-    "one column for all": lambda h: h[:, -1:] * h + h.sum(1, keepdims=True) / h.shape[1],
-    "steps": lambda h: hl.concatenate([h[:, ::2], h[:, ::-3], h[:, 1:-1:2], h[:, -1:]], 1),
-    "halves and wholes": lambda h: hl.concatenate([*split(h), h[:, :1], split(h)[0]], -1),
-    "mean and variance": lambda h: (h - h.mean(1, keepdims=True)) / hl.sqrt(
-        hl.square(h - h.mean(-1, keepdims=True)).mean(1, keepdims=True) + 0.1),
-    "largest": lambda h: h - h.max(1, keepdims=True),
-    "softmaxes": lambda h: hl.softmax(h) + hl.log_softmax(h, 1) + hl.logsumexp(h, 1, keepdims=True),
-    "matrices": lambda h: matrices(h).transpose(0, 2, 1).reshape(None, -1) * 2,
-    "rows of matrices": lambda h: hl.concatenate([matrices(h).sum(1), matrices(h).max(2)[:, ::-1]], 1),
-    "along the middle": lambda h: (hl.softmax(matrices(h), 1) * hl.logsumexp(matrices(h), 1, keepdims=True)
-                                   ).reshape(None, -1),
-    "pieces of matrices": lambda h: hl.stack([matrices(h)[:, 1, ::-1], matrices(h)[:, -1, :] * 2], -1).sum(-2),
-}
-WIDTHS = (2, 15, 18, 33, 70)  # around panels, and few and many of them
-
-
-def matrices(h):
-    """The features as matrices of two or three rows."""
-    rows = next(size for size in (3, 2, 5) if h.shape[1] % size == 0)
-    return h.reshape(None, rows, h.shape[1] // rows)
-
-
-def between(op, width):
-    """A network where the op stands between dense layers, and a way past it."""
-    g = hl.Graph(seed=width)
-    x = g.input("x", (None, 4))
-    h = hl.Dense(4, width)(x)
-    made = OPS[op](h)
-    return hl.Network(x, hl.Dense(made.shape[1], 3)(hl.Tanh()(made)) + h.sum(1, keepdims=True) / width), g
-
-
-@pytest.mark.parametrize(("op", "width"), [(op, width) for place, op in enumerate(OPS) for width in (
-    WIDTHS[place % 5], WIDTHS[(place + 2) % 5], WIDTHS[(place + 3) % 5])])
-def test_ops_between_layers(op, width, dtype):
-    """On both backends, and as the expression of a general graph whose layers are made of its ops."""
-    net, g = between(op, width)
+def expression(make, dtype):
+    """The network's data and loss as a general graph, where layers are their formulas: value and gradients."""
+    g = hl.Graph(seed=1)
+    inputs, outputs = make(g)
+    net = hl.Network(inputs, outputs)
     X, y = data(net)
-    found = [trained(trainer_of(between(op, width)[0], backend=backend, dtype=dtype), 1) for backend in BACKENDS]
-    scale = np.sqrt(width)
-    assert_close(found[1], found[0], dtype, 2 * ROWS * width)
-    loss = hl.square(net._outputs["0"] - g.input("y", (None, 3))).mean()
-    value, gradients = g.compile(loss, [g[name] for name in net.shapes], dtype=dtype)(x=X, y=y)
-    for name, gradient in gradients.items():
-        close(found[1][f"gradient of {name}"], gradient, dtype, "training", ROWS * width, max(1, abs(gradient).max()))
+    given = dict(zip(net.inputs, X if isinstance(X, list) else [X], strict=True))
+    total = 0
+    for name, node, target in ([(name, outputs[name], y[name]) for name in y] if isinstance(y, dict) else
+                               [("0", outputs, y)]):
+        total = total + hl.square(node - g.input(f"y {name}", node.shape)).mean()
+        given[f"y {name}"] = target
+    return g.compile(total, [g[name] for name in net.shapes], dtype=dtype)(**given)
+
+
+@pytest.mark.parametrize("make", NETS[:-1], ids=lambda make: make.__name__)  # statistics and chance have no formula
+def test_losses_and_gradients_are_those_of_the_expression(make, dtype):
+    trainer = trainer_of(network(make), dtype=dtype)
+    X, y = data(trainer.net)
+    value, gradients = expression(make, dtype)
+    for name, gradient in trainer.gradients(X, y).items():
+        close(gradient, gradients[name], dtype, "training", ROWS, max(1, abs(gradients[name]).max()))
+    close(trainer.step(X, y), value, dtype, "training", ROWS)
+
+
+@backends
+@nets
+def test_gradients_are_differences(make, backend):
+    """Of the loss with penalties along one direction through all parameters."""
+    trainer = trainer_of(network(make), hl.SGD(lr=1e-300), backend=backend, l2=0.1)  # a step tells the loss alone
+    (X, y), point = data(trainer.net), trainer.net.state_dict()
+    generator, losses = np.random.default_rng(5), []
+    ways = {name: generator.standard_normal(shape) for name, shape in trainer.net.shapes.items()}
+    slope = sum((ways[name] * value).sum() for name, value in trainer.gradients(X, y).items())
+    for sign in (1, -1):
+        trainer.net.load_state_dict({name: value + sign * 1e-6 * ways[name] if name in ways else value
+                                     for name, value in point.items()})
+        trainer.updates = 0  # the same numbers are dropped
+        losses.append(trainer.step(X, y))
+    assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(slope, rel=1e-6)
+
+
+@nets
+def test_full_batches_and_weights_of_rows(make):
+    """L-BFGS on both backends; weights are copies of rows, where no row of a batch sees the others."""
+    one, other = (trainer_of(network(make), hl.LBFGS(max_iter=4), backend=backend) for backend in BACKENDS)
+    weights, X, y = np.arange(ROWS) % 3, *data(one.net)
+    np.testing.assert_allclose(*(trainer.fit(X, y, sample_weight=weights).loss for trainer in (one, other)), rtol=1e-7)
+    if make is not normalised:
+        copies = (changed(part, lambda array: np.repeat(array, weights, axis=0)) for part in (X, y))
+        assert_close(other.gradients(X, y, weights), other.gradients(*copies), "float64")
+
+
+# Names and first values
+
+
+def test_a_chain_of_calls_is_the_sequential():
+    """In names, first values, random numbers and every bit that training makes."""
+    layers = [hl.Dense(5, 16), hl.PReLU(), hl.GLU(), hl.Dropout(0.2), hl.LayerNorm(8), hl.Dense(8, 3, init="he_normal")]
+    g = hl.Graph(seed=7)
+    x = node = g.input("x", (None, 5))
+    for layer in layers:
+        node = layer(node)
+    called, sequential = hl.Network(x, node), hl.Sequential(*layers, seed=7)
+    assert called.shapes == sequential.shapes
+    assert_same(called.state_dict(), sequential.state_dict())
+    assert_same(trained(trainer_of(called)), trained(trainer_of(sequential)))
+
+
+def test_names():
+    g = hl.Graph()
+    x, shared_layer, tower = g.input("x", (None, 4)), hl.Dense(4, 4), hl.Sequential(hl.Dense(4, 4), hl.PReLU())
+    h = shared_layer(hl.Dense(4, 4)(x, name="1"))  # its number is taken
+    h = tower(shared_layer(h), name="enc.low") + tower(h) + hl.Sequential(hl.Dense(4, 4, bias=False))(h)
+    relu = hl.ReLU()
+    net = hl.Network(x, relu(relu(h, name="act"), name="act"))
+    assert list(net.modules) == ["1", "2", "enc.low.0", "enc.low.1", "3.0", "act"]
+    assert list(net.shapes) == ["1.weight", "1.bias", "2.weight", "2.bias", "enc.low.0.weight", "enc.low.0.bias",
+                                "enc.low.1.weight", "3.0.weight"]
+
+
+@backends
+def test_networks_take_over_what_their_parts_learned(backend):
+    """Parameters and statistics are first values; afterwards the part and the whole go their own ways."""
+    tower = hl.Sequential(hl.Dense(5, 4), hl.BatchNorm1d(4), hl.Tanh(), seed=3)
+    trainer = trainer_of(tower, backend=backend)
+    trainer.fit(*data(tower))
+    learned = tower.state_dict()
+    g = hl.Graph()
+    x = g.input("x", (None, 5))
+    net = hl.Network(x, hl.Dense(4, 2)(tower(x)))
+    found = net.state_dict()
+    assert_same({name: found[f"0.{name}"] for name in learned}, learned)
+    program = g.compile([g["0.0.weight"].sum()])
+    np.testing.assert_allclose(program(), [learned["0.weight"].sum()])
+    trainer_of(net, backend=backend).fit(*data(net))
+    assert_same(tower.state_dict(), learned)
+    assert net.state_dict()["0.0.weight"].tobytes() != learned["0.weight"].tobytes()
+
+
+# Several inputs and outputs
+
+
+def test_results_come_as_outputs_are_named():
+    g = hl.Graph()
+    x, z = g.input("x", (None, 3)), g.input("z", (None, 2))
+    a, b = hl.Dense(3, 2)(x), hl.Dense(2, 1)(z)
+    X = {"x": np.ones((4, 3)), "z": np.ones((4, 2))}
+    for inputs, given in (([z, x], [X["z"], X["x"]]), ({"left": x, "right": z}, {"left": X["x"], "right": X["z"]})):
+        pairs, names = hl.Network(inputs, (a, b)), hl.Network(inputs, {"a": a, "b": b})
+        found = trainer_of(pairs, backend="numpy").predict(given)
+        assert [part.shape for part in found] == [(4, 2), (4, 1)]
+        named = trainer_of(names, backend="numpy").predict(given)
+        assert list(named) == ["a", "b"] and np.array_equal(named["a"], found[0])
+    single = hl.Network([x], [a])
+    assert len(trainer_of(single, backend="numpy").predict([X["x"]])) == 1
+
+
+@backends
+def test_outputs_in_the_middle_and_twice(backend):
+    """What is an output is not overwritten; an input may be one, too."""
+    g = hl.Graph()
+    x = g.input("x", (None, 5))
+    h = hl.Dense(5, 6)(x)
+    a = hl.Tanh()(h)
+    net = hl.Network(x, [h, h.reshape(None, 2, 3).reshape(None, 6), a, a, x, a * 2 + h])
+    trainer = trainer_of(net, backend=backend)
+    for outputs in (trainer.predict(data(net)[0]), trainer.step(*data(net)) and trainer.predict(data(net)[0])):
+        assert np.array_equal(outputs[0], outputs[1]) and np.array_equal(outputs[2], outputs[3])
+        close(outputs[2], np.tanh(outputs[0]), "float64", "elementwise")
+        assert np.array_equal(outputs[4], data(net)[0])
+        close(outputs[5], outputs[2] * 2 + outputs[0], "float64", "elementwise", 1, 4)
+
+
+@backends
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_losses_are_weighed_and_added(backend, reduction):
+    net = network(several)
+    losses = {"class": hl.CrossEntropyLoss(reduction), "middle": hl.HuberLoss(reduction), "gate": hl.MSELoss(reduction)}
+    factors = {"class": 0.5, "middle": 2.0, "gate": 3.0}
+    trainer = hl.Trainer(net, losses, hl.SGD(lr=1e-30), loss_weights=factors, backend=backend, dtype="float64")
+    X, y = data(net)
+    y["class"] = np.arange(ROWS) % 3
+    found, outputs = trainer.evaluate(X, y), trainer.predict(X)
+    assert list(found) == ["loss", "class_loss", "class_accuracy", "middle_loss", "gate_loss"]
+    errors = outputs["gate"] - y["gate"]
+    close(found["gate_loss"], (errors**2).mean() if reduction == "mean" else (errors**2).sum(), "float64", "row", ROWS)
+    assert found["class_accuracy"] == pytest.approx((outputs["class"].argmax(1) == y["class"]).mean())
+    total = sum(factor * found[f"{name}_loss"] for name, factor in factors.items())
+    close([found["loss"], trainer.step(X, y)], [total, total], "float64", "training", ROWS)
+    parts = []
+    for name in losses:  # the gradient is the sum of those of each loss by itself
+        alone = factors | dict.fromkeys(factors.keys() - {name}, 1e-300)
+        parts.append(hl.Trainer(network(several), losses, hl.SGD(), loss_weights=alone, dtype="float64").gradients(X, y))
+    assert_close(trainer.gradients(X, y), {name: sum(part[name] for part in parts) for name in net.shapes}, "float64")
+
+
+def test_history_and_callbacks_know_every_output():
+    trainer, seen = trainer_of(network(several), loss=hl.MSELoss), []
+
+    class Watch:
+        def on_epoch_end(self, trainer, logs):
+            seen.append(logs)
+
+    X, y = data(trainer.net)
+    history = trainer.fit(X, y, 2, validation_data=(X, y), callbacks=[Watch()])
+    names = ["loss", "class_loss", "middle_loss", "gate_loss"]
+    for name in names:
+        assert getattr(history, f"val_{name}") == [logs[f"val_{name}"] for logs in seen]
+    assert {f"val_{name}": value for name, value in trainer.evaluate(X, y).items()}.items() <= seen[-1].items()
+
+
+# Errors
+
+
+def graph():
+    g = hl.Graph()
+    return g, g.input("x", (None, 4)), g.input("z", (None, 4))
+
+
+def called(call):
+    """A network's outputs made by `call`, of its two inputs."""
+    g, x, z = graph()
+    return hl.Network([x, z], call(x, z))
+
+
+WRONG = {
+    "nodes of two graphs": (lambda x, z: hl.Dense(4, 2)(graph()[1]), ValueError, "different graphs"),
+    "a missing input": (lambda x, z: hl.Dense(4, 2)(x + z + x.graph.input("y", (None, 4))), ValueError,
+                        r"need the input y\[B, 4\]: list it among the inputs"),
+    "an unused input": (lambda x, z: hl.Dense(4, 2)(x), ValueError, r"depends on the inputs \['z'\]: leave"),
+    "no features": (lambda x, z: hl.Dense(4, 2)(x + z)[:, 2:], ValueError, "has no features"),
+    "no batch": (lambda x, z: hl.Dense(4, 2)(x + z).sum(), ValueError, "outputs must have the shape"),
+    "one dimension": (lambda x, z: hl.Dense(4, 2)(x + z).sum(1), ValueError, "outputs must have the shape"),
+    "three dimensions": (lambda x, z: hl.Dense(4, 2)(x + z).reshape(None, 2, 1), ValueError, "outputs must have the"),
+    "no parameters": (lambda x, z: x + z, ValueError, "at least one layer with parameters"),
+    "no outputs": (lambda x, z: {}, ValueError, "needs outputs"),
+    "an array": (lambda x, z: [np.ones((2, 4))], TypeError, "outputs must be nodes"),
+    "a number for a name": (lambda x, z: {1: hl.Dense(4, 2)(x + z)}, TypeError, "names of outputs must be strings"),
+    "a parameter": (lambda x, z: hl.Dense(4, 4)(x) * x.graph.parameter("s", 2.0) + z, ValueError, "leave parameters"),
+    "a product": (lambda x, z: hl.Dense(4, 4)(x) @ np.eye(4) + z, ValueError, "matmul.*a network can hold layers"),
+    "a sum over the batch": (lambda x, z: hl.Dense(4, 4)(x) - z.sum(0), ValueError, "sum.*features of each row"),
+    "the batch moved": (lambda x, z: hl.Dense(4, 4)(x + z.T.T), ValueError, "transpose.*features of each row"),
+    "a layer on matrices": (lambda x, z: hl.Softmax()(hl.Dense(4, 4)(x + z).reshape(None, 2, 2)).reshape(None, 4),
+                            ValueError, r"layer 1, Softmax.*takes \(batch, features\).*reshape it"),
+    "a dense layer on matrices": (lambda x, z: hl.Dense(2, 2)(x.reshape(None, 2, 2)), ValueError, "needs vectors or"),
+    "shared statistics": (lambda x, z: norm(norm(hl.Dense(4, 4)(x + z))), ValueError, "called 2 times.*a new one"),
+    "other features": (lambda x, z: hl.Dense(3, 2)(x), ValueError, "takes 3 features, got x"),
+    "another pool": (lambda x, z: hl.Maxout(3)(x), ValueError, "makes one feature of 3"),
+    "a layer on an array": (lambda x, z: hl.Dense(4, 2)(np.ones((2, 4))), TypeError, "takes a node of a graph"),
+    "a second name": (lambda x, z: norm(norm(x, name="a"), name="b"), ValueError, "'b' is called 'a'.*leave the name"),
+    "a name in use": (lambda x, z: hl.Dense(4, 4)(norm(x, name="a"), name="a"), ValueError, "layer 'a' already"),
+    "a network's name": (lambda x, z: norm(tower(x, name="a"), name="a.0"), ValueError, "layer 'a.0' already"),
+    "no name": (lambda x, z: hl.Dense(4, 4)(x, name="a b"), ValueError, "letters, digits, _ and single dots"),
+    "a parameter's name": (lambda x, z: (x.graph.input("a.weight"), hl.Dense(4, 4)(x, name="a")), ValueError,
+                           "node 'a.weight' already"),
+    "a network on arrays": (lambda x, z: tower(np.ones((2, 4))), TypeError, "a node of a graph for each of its 1 inp"),
+    "a network on two nodes": (lambda x, z: tower(x, z), TypeError, "a node of a graph for each of its 1 inputs"),
+    "a network on other features": (lambda x, z: tower(x[:, :3]), ValueError, "input x.*the shapes must be equal"),
+}
+norm, tower = hl.BatchNorm1d(4), hl.Sequential(hl.Dense(4, 4))
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_networks(case):
+    make, kind, words = WRONG[case]
+    with pytest.raises(kind, match=words):
+        called(make)
+
+
+def test_wrong_inputs():
+    g, x, z = graph()
+    h = hl.Dense(4, 2)(x + z)
+    for inputs, words in ((h, "inputs must be input nodes"), ([x, x, z], "name a node twice"), ([], "needs inputs"),
+                          (g.input("w", (4,)), "inputs must have the shape")):
+        with pytest.raises(ValueError, match=words):
+            hl.Network(inputs, h)
+
+
+def test_general_graphs_refuse_what_differs_in_training():
+    g, x, _ = graph()
+    for layer in (hl.Dropout(), hl.BatchNorm1d(4), hl.RMSNorm(4)):
+        with pytest.raises(ValueError, match=f"{type(layer).__name__}.*give its nodes to a Network"):
+            g.compile(layer(x).sum())
+
+
+X, Y = data(network(several))
+OF_DATA = {
+    "an array": (X[0], Y, "X must be a list of 2.*got one ndarray"),
+    "a mapping": (dict(zip("xz", X, strict=True)), Y, "X must be a list of 2.*got a mapping of x, z"),
+    "too few": (X[:1], Y, "X must be a list of 2.*got a list of 1"),
+    "rows": ([X[0], X[1][:4]], Y, "parts of X must have as many rows.*21 in 'x', 4 in 'z'"),
+    "columns": ([X[0], X[0]], Y, r"X\['z'\] must have shape \(rows, 2\)"),
+    "NaN": ([X[0], X[1] * np.nan], Y, r"X\['z'\] holds nan"),
+    "a list": (X, list(Y.values()), "y must be a mapping of class, middle, gate.*got a list of 3"),
+    "a missing key": (X, {"class": Y["class"]}, "y must be a mapping .*got a mapping of class$"),
+    "target rows": (X, Y | {"gate": Y["gate"][:3]}, r"X has 21 rows, but y\['gate'\] has 3"),
+    "target columns": (X, Y | {"gate": Y["class"]}, r"y\['gate'\] must have shape \(rows, 2\)"),
+}
+
+
+@pytest.mark.parametrize("case", OF_DATA)
+def test_wrong_data(case):
+    inputs, targets, words = OF_DATA[case]
+    trainer = trainer_of(network(several), backend="numpy")
+    for use in (trainer.fit, trainer.step, trainer.evaluate):
+        with pytest.raises(ValueError, match=words):
+            use(inputs, targets)
+    with pytest.raises(ValueError, match="validation_data"):
+        trainer.fit(X, Y, validation_data=(inputs, targets))
+
+
+LOSSES = {name: hl.MSELoss() for name in Y}
+OF_LOSSES = {
+    "one for all": (hl.MSELoss(), None, ValueError, "loss must be a mapping of class.*got one MSELoss"),
+    "a list": (list(LOSSES.values()), None, ValueError, "loss must be a mapping.*got a list of 3"),
+    "a class": (LOSSES | {"gate": hl.MSELoss}, None, TypeError, "loss of output gate.*the class MSELoss: write"),
+    "two reductions": (LOSSES | {"gate": hl.MSELoss("sum")}, None, ValueError, "all be means or all be sums"),
+    "missing weights": (LOSSES, {"gate": 1}, ValueError, "loss_weights must be a mapping of class, middle, gate"),
+    "no weight": (LOSSES, dict.fromkeys(Y, 0), ValueError, "weight of loss class must be .*more than 0"),
+}
+
+
+@pytest.mark.parametrize("case", OF_LOSSES)
+def test_wrong_losses(case):
+    losses, weights, kind, words = OF_LOSSES[case]
+    with pytest.raises(kind, match=words):
+        hl.Trainer(network(several), losses, hl.SGD(), loss_weights=weights)
+
+
+def test_what_one_loss_cannot_have():
+    with pytest.raises(ValueError, match="several outputs all rows count alike.*use sample_weight"):
+        hl.Trainer(network(several), LOSSES | {"class": hl.CrossEntropyLoss(weight=[1, 2, 3])}, hl.SGD()).fit(
+            X, Y | {"class": np.arange(ROWS) % 3})
+    with pytest.raises(ValueError, match="loss_weights are for the losses of several outputs"):
+        hl.Trainer(network(residual), hl.MSELoss(), hl.SGD(), loss_weights=2.0)
+
+
+@pytest.mark.parametrize("flat", [hl.sign, hl.detach])
+def test_what_nothing_can_train(flat):
+    net = called(lambda x, z: hl.Dense(4, 4)(x) + flat(hl.Dense(4, 4)(z)))
+    with pytest.raises(ValueError, match="slope 0 along every way to 1.weight"):
+        trainer_of(net).step(*data(net))

@@ -72,12 +72,12 @@ def steps(program):
 def test_a_classifier_is_fused():
     trainer = make(layers_of(6, 9, RELU, 8, GELU, 3), "labels", optimizer=hl.Adam())
     found = programs(trainer, *data(trainer, "labels"))
-    before, each, unit = ["total_weight"], ["total_loss"], "dense_parameter_gradient"
+    each, unit = ["total_loss"], "dense_parameter_gradient"
     forward = ["gather", "dense | relu", "dense | gelu", "dense"]
     backward = [*forward, "gather_labels", "cross_entropy", "dense_input_gradient | gelu_backward",
                 "dense_input_gradient | where positive"]
-    assert steps(found["train"]) == {"before": before, "rows": backward, "each": each, "units": [f"{unit} | adam"] * 3}
-    assert steps(found["gradient"]) == {"before": before, "rows": backward, "each": each, "units": [unit] * 3}
+    assert steps(found["train"]) == {"rows": backward, "each": each, "units": [f"{unit} | adam"] * 3}
+    assert steps(found["gradient"]) == {"rows": backward, "each": each, "units": [unit] * 3}
     assert steps(found["predict"]) == {"rows": [*forward, "store"]}
     evaluation = [*forward, "gather_labels", "cross_entropy", "store"]
     assert steps(found["evaluate", "0"]) == {"rows": evaluation, "each": each}

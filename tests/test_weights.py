@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_losses import BITS, LABELS, TARGETS, TRAINED, X, backends, make
+from test_losses import BITS, LABELS, TARGETS, TRAINED, X, backends, head, make
 from tolerances import close
 
 import hotloop as hl
@@ -16,8 +16,7 @@ WHOLE = {"l1": 0.01, "l2": 0.02, "penalize_bias": True, "clip_value": 0.05, "cli
 
 def mixed(loss, optimizer, backend="cpu", moments=(), **options):
     """A trainer of parameters of every kind."""
-    last = [hl.Sigmoid()] if type(loss) is hl.BCELoss else []
-    net = hl.Sequential(hl.Dense(4, 6), *moments, hl.LayerNorm(6), hl.PReLU(6), hl.Dense(6, 3), *last, seed=3)
+    net = hl.Sequential(hl.Dense(4, 6), *moments, hl.LayerNorm(6), hl.PReLU(6), *head(loss), seed=3)
     return hl.Trainer(net, loss, optimizer, backend=backend, dtype="float64", batch_size=8, **options)
 
 
