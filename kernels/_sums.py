@@ -36,5 +36,9 @@ def quotient(high, low, over_high, over_low):
     """(high + low) / (over_high + over_low) as an unevaluated sum."""
     inverse = 1.0 / over_high
     q = high * inverse
-    p, rest = two_product(q, over_high)
-    return q, ((high - p) - rest + fma(-q, over_low, low)) * inverse
+    if FUSED:
+        rest = fma(-q, over_high, high)
+    else:
+        p, rest = two_product(q, over_high)
+        rest = (high - p) - rest
+    return q, (rest + fma(-q, over_low, low)) * inverse

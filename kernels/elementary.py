@@ -71,16 +71,17 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7 = (
 _TO_ONE, _TO_FOUR = np.float64(1.5 * 2.0**52), np.float64(1.5 * 2.0**54)
 _SMALL = ByPrecision(single=(2.0**-12,), double=(2.0**-26,))  # sin(x) is x below
 _LARGEST = 3.4028234663852886e38  # the largest float32
-# (x - tanh x) / x**3 as a function of x**2, for x**2 <= 1/2, and its first coefficient as an unevaluated sum
+# (x - tanh x) / x**3 as a function of x**2, for |x| <= 1, and its first coefficient as an unevaluated sum
 _TANH = ByPrecision(
-    single=(0.3333333330236629742, -0.1333332731133827283, 0.05396632557958186808, -0.02184608541605732698,
-            0.008725764330431176213, -0.003164703752823605091, 0.0007472909190606882849),
-    double=(0.3333333333333333332, -0.13333333333333322, 0.0539682539682393397, -0.0218694885354100365,
-            0.008863235510047514596, -0.003592127718780296352, 0.00145583107994951485, -0.0005900039690260489293,
-            0.0002390122302961045056, -0.00009650114127218067892, 0.00003823102916942802472,
-            -0.00001404704974828292295, 4.135367828162336234e-6, -6.889522641155208927e-7))
+    single=(0.3333333314446477504, -0.1333330932097050132, 0.05396317989572338561, -0.02182801225764438855,
+            0.008693095495666356916, -0.003199306830809984279, 0.0009176687777148156184, -0.0001410192392367202548),
+    double=(0.3333333333333333279, -0.1333333333333305789, 0.05396825396802122716, -0.02186948852835533978,
+            0.00886323539213936591, -0.003592126559203570279, 0.001455823936068360959, -0.0005899760398307975054,
+            0.0002389471723111170951, -0.0000964412906661871219, 0.00003835599677362593362,
+            -0.00001456863917811378426, 4.95867143379535513e-6, -1.364270208160344767e-6, 2.587688210927311016e-7,
+            -2.453389404960139365e-8))
 _TANH_FIRST = ByPrecision(
-    single=(0.3333333432674408, -1.024377782172625075e-8), double=(0.3333333333333333, 1.835776214056503522e-17))
+    single=(0.3333333432674408, -1.182279304549094e-08), double=(0.3333333333333333, 1.307447949979908e-17))
 
 
 def clamp(x, low, high):
@@ -249,34 +250,31 @@ def sigmoid_slope(x):
     return e * q * q
 
 
-def tanh_parts(a):
-    """tanh a as an unevaluated sum, for a >= 0: h / (h + 1) with h = (exp(2a) - 1) / 2."""
-    a = select(a > 20.0, 20.0, a)  # 1 to the last bit of either type
-    high, low = half_expm1_sum(2.0 * a)
-    over, over_low = two_sum_ordered(1.0, high)
-    return quotient(high, low, over, over_low + low)
-
-
 def signed(x, value):
     """`value`, which is 0 or more and 0 where x is, with the sign of x, that of a zero too."""
     return select(x == 0.0, x, select(x < 0.0, -value, value))
 
 
 def tanh(x):
-    """The hyperbolic tangent."""
-    t, rest = tanh_parts(select(x < 0.0, -x, x))
+    """h / (h + 1) with h = (exp(2|x|) - 1) / 2, and the sign of x."""
+    a = select(x < 0.0, -x, x)
+    a = select(a > 20.0, 20.0, a)  # 1 to the last bit of either type
+    high, low = half_expm1_sum(2.0 * a)
+    over, over_low = two_sum_ordered(1.0, high)
+    t, rest = quotient(high, low, over, over_low + low)
     return signed(x, t + rest)
 
 
 def tanhshrink(x):
-    """x - tanh x, by a polynomial where the two are close."""
+    """x - tanh x = x - 1 + 2 / (1 + exp(2x)), by a polynomial where x and tanh x are close."""
     a = select(x < 0.0, -x, x)
     z, z_low = two_product(a, a)
     cube, cube_low = two_product(a, z)
     p, p_low = two_sum_ordered(_TANH_FIRST[0], _TANH_FIRST[1] + z * horner(z, _TANH[1:]))
     near = fma(cube, p, fma(cube, p_low, fma(a, z_low, cube_low) * p))
-    t, t_low = tanh_parts(a)
-    return signed(x, select(z < 0.5, near, (a - t) - t_low))
+    m, k = exp_parts(2.0 * select(a > 20.0, 20.0, a), 0.0)
+    power = scale(1.0, k)  # the last place of a quotient below 1/4 is no larger than the result's
+    return signed(x, select(a < 0.975, near, (a - 1.0) + 2.0 / fma(power, m, 1.0 + power)))
 
 
 def half_square_exp_parts(a):

@@ -70,8 +70,8 @@ def log_interval(_):
     return 0, (3 - 2 * mpmath.sqrt(2)) ** 2 * mpmath.mpf("1.01")
 
 
-def half_interval(_):
-    return 0, mpmath.mpf("1.01") / 2
+def unit_interval(_):
+    return 0, mpmath.mpf("1.01")
 
 
 def tanh_rest(z):
@@ -88,7 +88,7 @@ def tanh_rest(z):
     ("_TAIL", tail_rest, tail_interval),
     ("_SIN", sin_rest, quarter_interval),
     ("_COS", cos_rest, quarter_interval),
-    ("_TANH", tanh_rest, half_interval)])
+    ("_TANH", tanh_rest, unit_interval)])
 def test_coefficients(name, function, interval, precision):
     table = read(elementary, name, precision)
     with mpmath.workdps(60):
@@ -105,7 +105,7 @@ def first(name, function, interval):
 @pytest.mark.parametrize(("module", "name", "exact"), [
     (elementary, "_HALF_PI", lambda _: mpmath.pi / 2),
     (elementary, "_LOG_FIRST", first("_LOG", log_rest, log_interval)),
-    (elementary, "_TANH_FIRST", first("_TANH", tanh_rest, half_interval)),
+    (elementary, "_TANH_FIRST", first("_TANH", tanh_rest, unit_interval)),
     (activations, "_GELU_FIRST", lambda _: 2 * mpmath.sqrt(2 / mpmath.pi)),
     (activations, "_GELU_THIRD", lambda _: 2 * mpmath.sqrt(2 / mpmath.pi) * mpmath.mpf("0.044715")),
 ], ids=["half pi", "log", "tanh", "gelu", "gelu cube"])
