@@ -262,9 +262,10 @@ class Graph:
         return node
 
     def _free(self, name):
-        number, free = 2, name
+        free = name
         while free in self._names:
-            free, number = f"{name}_{number}", number + 1
+            self._numbers[name] = self._numbers.get(name, 1) + 1
+            free = f"{name}_{self._numbers[name]}"
         return free
 
     def __post_init__(self):
@@ -274,6 +275,7 @@ class Graph:
         self._called = {}  # layer, or a network's key -> its name
         self._members = set(self.nodes)
         self._names = {node.name: node for node in self.nodes}
+        self._numbers = {}  # of the last node that was named after an op
         self._constants = {}
 
     def __getstate__(self):

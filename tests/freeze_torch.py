@@ -190,6 +190,7 @@ LOSSES = [  # name, targets, settings; each under every reduction that it has
     ("SoftMarginLoss", "signs", {}), ("HingeEmbeddingLoss", "signs", {"margin": 1.3}),
     ("MultiLabelSoftMarginLoss", "bits", {}), ("MultiLabelSoftMarginLoss", "bits", {"weight": _WEIGHT}),
     ("MultiMarginLoss", "labels", {}), ("MultiMarginLoss", "labels", {"p": 2, "margin": 1.7, "weight": _WEIGHT}),
+    ("GaussianNLLLoss", "numbers", {}), ("GaussianNLLLoss", "numbers", {"full": True, "eps": 0.01}),
 ]
 
 
@@ -284,13 +285,19 @@ def freeze_losses():
         x, y = 2 * generator.standard_normal((11, 5)).astype(np.float32), draw_targets(generator, targets, 11, 5)
         if name == "BCELoss" or "log_input" in settings:
             x = generator.uniform(0, 1, x.shape).astype(np.float32)
+        if name == "GaussianNLLLoss":  # means, then variances
+            x = np.concatenate([x, generator.uniform(0.1, 2, x.shape).astype(np.float32)], 1)
         frozen |= {f"{place}/x": x, f"{place}/y": y}
         given = {key: torch.tensor(value, dtype=torch.float64) if isinstance(value, tuple) else value
                  for key, value in settings.items()}
         target = torch.tensor(y) if y.dtype == np.int64 else torch.tensor(y, dtype=torch.float64)
         for reduction in ("mean", "sum", "batchmean")[: 2 + (name == "KLDivLoss")]:
             prediction = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-            loss = getattr(torch.nn, name)(**given, reduction=reduction)(prediction, target)
+            operands = prediction, target
+            if name == "GaussianNLLLoss":
+                means, variances = prediction.chunk(2, 1)
+                operands = means, target, variances
+            loss = getattr(torch.nn, name)(**given, reduction=reduction)(*operands)
             loss.backward()
             prefix = f"{place}/{reduction}"
             frozen |= {f"{prefix}/loss": loss.item(), f"{prefix}/gradient": prediction.grad.numpy()}

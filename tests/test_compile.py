@@ -188,7 +188,7 @@ def networks(dtype):
     g = hl.Graph()
     x, layer = g.input("x", (None, 4)), hl.Dense(4, 4)
     pairs = layer(hl.tanh(layer(x))).reshape(None, 2, 2)
-    parts = hl.softmax(pairs, 1)[:, ::-1].transpose(0, 2, 1), pairs.sum(1, keepdims=True)
+    parts = hl.softmax(pairs, 1)[:, ::-1].transpose(0, 2, 1), pairs.max(1, keepdims=True) + pairs.sum(1, keepdims=True)
     net = hl.Network(x, hl.Dense(6, 3)(hl.concatenate(parts, 1).reshape(None, -1) * [1.0, 2, 3, 4, 5, 6]))
     trainer = hl.Trainer(net, hl.MSELoss(), hl.SGD(lr=0.1), dtype=dtype, threads=1)
     x, y = np.random.default_rng(0).standard_normal((3, 4)), np.random.default_rng(1).standard_normal((3, 3))

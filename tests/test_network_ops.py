@@ -9,6 +9,7 @@ from tolerances import close
 import hotloop as hl
 from hotloop.layers import LAYERS
 
+
 def split(h):
     """Odd pieces of the features of a node, and what lies before and after them."""
     width = h.shape[1]
