@@ -3,20 +3,16 @@
 python examples/computation_graphs.py [--backend cpu|numpy]
 """
 
-import argparse
 from math import exp, log, sqrt
+
+from cases import run
 
 import hotloop as hl
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu")
-    backend = parser.parse_args().backend
-    for case in (two_ways, solve_for_one, solve_for_both, square_root_of_logarithm, product_of_sum, gates, polynomial,
-                 chain, four_ways, own_operation):
-        print(f"\n{case.__doc__}")
-        case(backend)
+    run(__doc__, two_ways, solve_for_one, solve_for_both, square_root_of_logarithm, product_of_sum, gates, polynomial,
+        chain, four_ways, own_operation)
 
 
 def build(w=3.0, b=4.0):

@@ -3,25 +3,15 @@
 python examples/descent.py [--backend cpu|numpy]
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
+from cases import run, save
 from matplotlib.figure import Figure
 
 import hotloop as hl
 
-OUTPUT = Path(__file__).parent / "output"
-
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu")
-    backend = parser.parse_args().backend
-    OUTPUT.mkdir(exist_ok=True)
-    for case in (parabola, surface, learning_rates, black_box, methods):
-        print(f"\n{case.__doc__}")
-        case(backend)
+    run(__doc__, parabola, surface, learning_rates, black_box, methods)
 
 
 def parabola(backend):
@@ -107,11 +97,6 @@ def methods(backend):
         height, gradient, *hessian = program()
         iterations += 1
     print(f"Newton's method: {iterations} iteration")
-
-
-def save(figure, name):
-    figure.savefig(OUTPUT / name, dpi=120)
-    print(f"picture: examples/output/{name}")
 
 
 if __name__ == "__main__":
