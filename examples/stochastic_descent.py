@@ -7,6 +7,7 @@ import numpy as np
 from cases import run, save
 from matplotlib.figure import Figure
 from sklearn.datasets import load_diabetes
+from sklearn.preprocessing import scale
 
 import hotloop as hl
 
@@ -15,19 +16,13 @@ def main():
     run(__doc__, batch_sizes, square_root_rule)
 
 
-def diabetes():
-    """Ten measurements of 442 patients and how far their disease went, each with mean 0 and deviation 1."""
-    X, y = load_diabetes(return_X_y=True, scaled=False)
-    return (X - X.mean(axis=0)) / X.std(axis=0), (y - y.mean()) / y.std()
-
-
 def linear_regression(backend, rate):
     return hl.Trainer(hl.Sequential(hl.Dense(10, 1)), hl.MSELoss(), hl.SGD(lr=rate), backend=backend)
 
 
 def batch_sizes(backend, rate=0.02, updates=300):
     """Linear regression by steps of one sample, of 16 and of all 442, at the same rate: the loss of all samples."""
-    X, y = diabetes()
+    X, y = map(scale, load_diabetes(return_X_y=True))
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     for size, color in ((1, "#a0aec0"), (16, "#c05621"), (len(X), "#2b6cb0")):
@@ -48,7 +43,7 @@ def batch_sizes(backend, rate=0.02, updates=300):
 
 def square_root_rule(backend, rate=0.02, draws=1000):
     """From batches of 8 to 16, sqrt(2) times the rate keeps how far an update scatters: rate * gradient."""
-    X, y = diabetes()
+    X, y = map(scale, load_diabetes(return_X_y=True))
     draw, trainer = np.random.default_rng(0), linear_regression(backend, rate)
     scaled = hl.sqrt_scaled(rate, batch_size=8, new_batch_size=16)
     print(f"{scaled:.6f} / {rate:.6f} = {scaled / rate:.6f}")
