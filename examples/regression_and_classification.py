@@ -109,7 +109,7 @@ def decision_boundaries(backend):
         for kind, color in enumerate(("#2b6cb0", "#c05621", "#4a5568")):
             axes.scatter(*X[y == kind].T, s=14, color=color, edgecolors="white", linewidths=0.5)
         accuracy = accuracy_score(y, predict(X))
-        axes.set(title=f"{model.__name__.replace('_', ' ')}: {accuracy:.1%} of these", xlabel="flavanoids")
+        axes.set(title=f"{model.__name__.replace('_', ' ')}: {accuracy:.1%} right", xlabel="flavanoids")
         print(f"{model.__name__}: {accuracy:.3f} of the wines it has seen")
     figure.axes[0].set_ylabel("colour intensity")
     save(figure, "decision_boundaries.png")
