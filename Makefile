@@ -1,16 +1,19 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: train examples test bench lint
+CASES = computation_graphs descent stochastic_descent backpropagation training_loop regression_and_classification
+
+.PHONY: train examples figures test bench lint
 .NOTPARALLEL:
 
 train: .venv/.examples
 	$(BIN)/python examples/digits.py
 
 examples: .venv/.examples
-	$(BIN)/python examples/computation_graphs.py
-	$(BIN)/python examples/descent.py
-	$(BIN)/python examples/digits.py
+	for name in $(CASES) digits; do $(BIN)/python examples/$$name.py || exit; done
+
+figures: examples
+	cp examples/output/*.png examples/figures
 
 test: .venv/.test
 	$(BIN)/python -m pytest

@@ -3,24 +3,17 @@
 python examples/computation_graphs.py [--backend cpu|numpy]
 """
 
-import argparse
 from math import exp, log, sqrt
-from pathlib import Path
+
+import sympy
+from cases import OUTPUT, run
 
 import hotloop as hl
 
-OUTPUT = Path(__file__).parent / "output"
-
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu")
-    backend = parser.parse_args().backend
-    OUTPUT.mkdir(exist_ok=True)
-    for case in (two_ways, solve_for_one, solve_for_both, square_root_of_logarithm, product_of_sum, gates, polynomial,
-                 chain, four_ways, own_operation):
-        print(f"\n{case.__doc__}")
-        case(backend)
+    run(__doc__, two_ways, solve_for_one, solve_for_both, square_root_of_logarithm, product_of_sum, gates, polynomial,
+        chain, four_ways, own_operation)
 
 
 def build(w=3.0, b=4.0):
@@ -36,6 +29,7 @@ def two_ways(backend):
     program = graph.compile(z, wrt=[w, b], backend=backend)
     value, gradients = program()
     print(f"z={value:g}, dz/dw={gradients['w']:g}, dz/db={gradients['b']:g}")
+    OUTPUT.mkdir(exist_ok=True)
     program.draw(OUTPUT / "computation_graph.png")
     print("picture: examples/output/computation_graph.png")
 
@@ -140,11 +134,13 @@ def chain(backend):
 
 
 def four_ways(backend):
-    """f = x^2 y + y + 2 at (3, 4): by hand 2xy and x^2 + 1; numerically; in forward mode; in reverse mode."""
+    """f = x^2 y + y + 2 at (3, 4): by hand, numerically, symbolically, in forward mode, in reverse mode."""
     def f(x, y):
         return x**2 * y + y + 2
 
     numerical = hl.numerical_gradient(f, 3.0, 4.0)
+    symbols = sympy.symbols("x y")
+    formulas = [f(*symbols).diff(symbol) for symbol in symbols]
     graph = hl.Graph()
     x, y = graph.parameter("x", 3.0), graph.parameter("y", 4.0)
     forward = [graph.compile(graph.jvp(f(x, y), {node: 1.0}), backend=backend) for node in (x, y)]
@@ -153,8 +149,10 @@ def four_ways(backend):
             if name in program.parameters:
                 program[name] = value
     reverse = graph.compile(f(x, y), wrt=[x, y], backend=backend)()[1]
-    print("by hand    24.000000 10.000000")
+    print("by hand    24.000000 10.000000  of 2xy, x^2 + 1")
     print("numerical  {:.6f} {:.6f}".format(*map(float, numerical)))
+    print("symbolic   {:.6f} {:.6f}  of {}, {}".format(*(float(formula.subs({"x": 3, "y": 4})) for formula in formulas),
+                                                       *formulas))
     print("forward    {:.6f} {:.6f}".format(*(program() for program in forward)))
     print("reverse    {x:.6f} {y:.6f}".format(**reverse))
 

@@ -3,25 +3,15 @@
 python examples/descent.py [--backend cpu|numpy]
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
+from cases import run, save
 from matplotlib.figure import Figure
 
 import hotloop as hl
 
-OUTPUT = Path(__file__).parent / "output"
-
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu")
-    backend = parser.parse_args().backend
-    OUTPUT.mkdir(exist_ok=True)
-    for case in (parabola, surface, learning_rates, black_box, methods):
-        print(f"\n{case.__doc__}")
-        case(backend)
+    run(__doc__, parabola, surface, learning_rates, black_box, methods)
 
 
 def parabola(backend):
@@ -53,7 +43,7 @@ def surface(backend):
     axes.plot_surface(a, b, a**2 + np.sin(b) ** 2, cmap="Blues", alpha=0.75, linewidth=0, zorder=1)
     axes.plot(xs, ys, descent.values + 0.05, "o-", color="#c05621", markersize=3, zorder=2)
     axes.set(xlabel="x", ylabel="y", zlabel="J", title="Descent on x² + sin² y, rate 0.1")
-    axes.view_init(35, -60)
+    axes.view_init(40, -125)
     save(figure, "descent_surface.png")
 
 
@@ -65,7 +55,7 @@ def learning_rates(backend):
     a, b = np.meshgrid(np.linspace(-4.5, 4.5, 80), np.linspace(-2.2, 2.2, 80))
     for axes, rate in zip(panels, rates, strict=True):
         descent = valley(rate, 20, backend)
-        axes.contour(a, b, a**2 + np.sin(b) ** 2, 14, colors="#a0aec0", linewidths=0.6)
+        axes.contour(a, b, a**2 + np.sin(b) ** 2, (0.1, 0.4, 0.9, 2, 4, 7, 11, 16), colors="#a0aec0", linewidths=0.6)
         axes.plot(descent.parameters["x"], descent.parameters["y"], "o-", color="#c05621", markersize=2.5, linewidth=1)
         axes.set(title=f"rate {rate:g}", xlabel="x", xlim=(-4.5, 4.5), ylim=(-2.2, 2.2))
         print(f"rate {rate:4g}: J={descent.values[-1]:.6f} after {descent.updates} updates")
@@ -107,11 +97,6 @@ def methods(backend):
         height, gradient, *hessian = program()
         iterations += 1
     print(f"Newton's method: {iterations} iteration")
-
-
-def save(figure, name):
-    figure.savefig(OUTPUT / name, dpi=120)
-    print(f"picture: examples/output/{name}")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,18 @@ def module(name):
     return made
 
 
+def cases(folder, name, backend, pictures):
+    """The lines that an example made of cases prints; its pictures go into a folder beside it."""
+    for needed in ("sklearn", "matplotlib"):
+        pytest.importorskip(needed)
+    shutil.copy(EXAMPLES / "cases.py", folder)
+    status, lines, errors = run(shutil.copy(EXAMPLES / f"{name}.py", folder), "--backend", backend)
+    assert status == 0, errors
+    for picture in pictures:
+        assert (folder / "output" / picture).read_bytes().startswith(b"\x89PNG")
+    return lines
+
+
 @pytest.mark.parametrize("options", [["--epochs", "6"], ["--backend", "numpy", "--epochs", "2", "--dtype", "float64"]])
 def test_digits(tmp_path, options):
     for needed in ("sklearn", "matplotlib", "tqdm"):
@@ -134,11 +146,39 @@ def test_images_and_labels_must_match(folder):
     ("descent", [
         "x=0.076800  J=0.005898", "(2.400000, 0.909070)  J=6.382415", "(0.084442, 0.050819)  J=0.009711",
         "Newton's method: 1 iteration"], ["descent_surface.png", "descent_rates.png"]),
+    ("backpropagation", [
+        "hidden out    0.6456563062257954 0.6615031592029524", "output in     1.379730048634669 1.6511619417204186",
+        "output        0.7989476413779711 0.8390480283342561",
+        "output deltas 0.12672890240521031 -0.020385525551585255",
+        "hidden deltas 0.011232066954600498 0.013374304651329562", "dw5           0.08182331501899741",
+        "dw1           0.0011232066954600499"], ["vanishing_gradients.png"]),
 ])
 def test_graphs(tmp_path, name, numbers, pictures, backend):
-    pytest.importorskip("matplotlib")
-    status, lines, errors = run(shutil.copy(EXAMPLES / f"{name}.py", tmp_path), "--backend", backend)
-    assert status == 0, errors
+    lines = cases(tmp_path, name, backend, pictures)
     assert [number for number in numbers if not any(number in line for line in lines)] == []
-    for picture in pictures:
-        assert (tmp_path / "output" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_stochastic_descent(tmp_path):
+    lines = cases(tmp_path, "stochastic_descent", "cpu", ["batch_sizes.png"])
+    one, mini, full = (float(re.search(r"\+- ([\d.]+)", line)[1]) for line in lines if "a step: loss" in line)
+    assert one > mini > full
+    assert "0.028284 / 0.020000 = 1.414214" in lines
+    small, same, scaled = (float(line.split()[-1]) for line in lines if "deviation" in line)
+    assert abs(scaled / small - 1) < 0.03 < small / same - 1
+
+
+def test_training_loop(tmp_path):
+    lines = cases(tmp_path, "training_loop", "cpu", ["loss_curves.png"])
+    *same, bent = (float(line.split()[-1]) for line in lines if "at most" in line)
+    assert len(same) == 4 and max(same) < 1e-14 and bent > 0.01
+    ends = dict(re.findall(r"(\w+): [\d.]+ at first, (\S+)", "\n".join(lines)))
+    assert float(ends["good"]) < float(ends["oscillating"]) < float(ends["jumping"]) < float(ends["underfitting"])
+    assert ends["diverging"] == "step"  # the number of the one that failed follows
+
+
+def test_models(tmp_path):
+    lines = cases(tmp_path, "regression_and_classification", "cpu", ["decision_boundaries.png"])
+    table = [list(map(float, line.split()[2:])) for line in lines if re.search(r"\d\.\d{3} +\d\.\d{3}$", line)]
+    assert len(table) == 5
+    for constant, ours, peer in table:
+        assert ours > constant + 0.3 and ours > peer - 0.02
