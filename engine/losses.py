@@ -393,7 +393,7 @@ class ZeroOneLoss(_Classes):
     op = "zero_one_loss"
 
 
-LOSSES = {kind.__name__: kind for kind in (
+LOSSES: dict[str, type[Loss]] = {kind.__name__: kind for kind in (
     MSELoss, HalfMSELoss, L1Loss, SmoothL1Loss, HuberLoss, LogCoshLoss, PoissonNLLLoss, KLDivLoss, BCELoss,
     BCEWithLogitsLoss, MultiLabelSoftMarginLoss, HingeLoss, SquaredHingeLoss, ExponentialLoss, SoftMarginLoss,
     HingeEmbeddingLoss, CrossEntropyLoss, NLLLoss, MultiMarginLoss, ZeroOneLoss)}

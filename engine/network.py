@@ -36,9 +36,9 @@ class Network:
     def __init__(self, inputs, outputs):
         self._inputs, self._outputs = _named(inputs, "inputs", by_name=True), _named(outputs, "outputs")
         self.several = _structure(inputs), _structure(outputs)
-        first, *others = [*self._inputs.values(), *self._outputs.values()]
+        first = next(iter(self._outputs.values()))
         self._source = first.graph
-        for node in others:
+        for node in (*self._inputs.values(), *self._outputs.values()):
             if node.graph is not self._source:
                 raise ValueError(f"{node!r} and {first!r} belong to different graphs: make all nodes from one")
         self._steps = self._needed()

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_a_class_of_ones_own(tmp_path):
     close(trainer.evaluate(X, Y)["loss"], expected, "float64", "training", ROWS)
 
 
-@hl.losses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Tilted(hl.FormulaLoss):
     """Quantile regression."""
 
