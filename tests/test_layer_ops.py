@@ -52,12 +52,12 @@ def call(worker, name, case, operands, result, dtype, cuts):
     kernel, rows = op.cpu, len(operands[0])
     names = _jit.operands(kernel)
     *inputs, target = [base for base in names if base.rpartition("_")[0] not in names
-                       and base not in ("key", "chain", "w_first", "w_cols", *case)]
+                       and base not in ("key", "onto", "chain", "w_first", "w_cols", *case)]
     given = [array for array in operands if isinstance(array, np.ndarray)]
     if name == "affine_bias_gradient":
         given *= 2
     arrays = dict(zip(inputs, given, strict=False))
-    memory = {base: lay(array, panel, 0 if array.ndim == 1 or base == "dy" else np.nan)
+    memory = {base: lay(array, panel, 0 if array.ndim == 1 else np.nan)
               for base, array in arrays.items()}
     before = {base: content.tobytes() for base, content in memory.items()}
     memory[target] = lay(np.full(result.shape, np.nan, dtype), panel, np.nan)

@@ -200,10 +200,10 @@ def test_dense(sizes, bias, dtype):
     """The forward op, and the gradients of input, weight and bias."""
     rows, inputs, outputs = sizes
     generator = np.random.default_rng(rows)
-    shapes = {"x": (rows, inputs), "dy": (rows, outputs), "w": (outputs, inputs), "b": (outputs,)}
+    shapes = {"x": (rows, inputs), "y": (rows, outputs), "w": (outputs, inputs), "b": (outputs,)}
     values = {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
     graph = Graph()
-    x, dy = graph.input("x", (None, inputs)), graph.target("dy", (None, outputs))
+    x, dy = graph.input("x", (None, inputs)), graph.target("y", (None, outputs))
     w, *b = [graph.parameter(name, shape=shapes[name]) for name in ("w", "b")][: 1 + bias]
     y, dx = graph.apply("dense", x, w, *b), graph.apply("dense_input_gradient", dy, w)
     gradients = {w: graph.apply("dense_weight_gradient", x, dy)} | {
@@ -219,7 +219,7 @@ def test_dense(sizes, bias, dtype):
         check(machine(values["x"]), y, inputs + 1)
     for name in ("dense_input_gradient", "dense_parameter_gradient"):
         for machine in in_place_and_apart(name, dtype, graph, rows, parameters, prediction=dx, gradients=gradients):
-            check(machine(values["x"], values["dy"]), dx, outputs)
+            check(machine(values["x"], values["y"]), dx, outputs)
             for parameter, node in gradients.items():
                 check(machine.gradient(parameter), node, max(rows, 1))
 
