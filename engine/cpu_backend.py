@@ -181,7 +181,7 @@ class _Bound:
 
     def run(self, arrays, steps, start, rows, batch, update, strict, threads):
         for number, cell, name in self.externals:
-            array = arrays.get(name)
+            array = arrays.get(name) if name == "order" else arrays[name]
             self.table[number, cell] = 0 if array is None else address(array)
         settings = self.program.settings
         constant = {name: value for name, value in settings.items() if not isinstance(value, np.ndarray)}
