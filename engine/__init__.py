@@ -97,6 +97,7 @@ from .losses import (
     ZeroOneLoss,
 )
 from .network import Network, Sequential
+from .newton import Newton
 from .normalization import BatchNorm1d, LayerNorm, RMSNorm
 from .optimizers import (
     ASGD,
@@ -137,7 +138,7 @@ __all__ = [
     "Hardsigmoid", "Hardswish", "Hardtanh", "HingeEmbeddingLoss", "HingeLoss", "History", "HuberLoss", "Identity",
     "InverseScalingLR", "KLDivLoss", "L1Loss", "Layer", "LayerNorm", "LeakyReLU", "LinearLR", "Lion", "LogCoshLoss",
     "LogSigmoid", "LogSoftmax", "MSELoss", "Maxout", "Mish", "MultiLabelSoftMarginLoss", "MultiMarginLoss",
-    "MultiStepLR", "NAdam", "NLLLoss", "Network", "NonFiniteError", "OneCycleLR", "PReLU", "PoissonNLLLoss",
+    "MultiStepLR", "NAdam", "NLLLoss", "Network", "Newton", "NonFiniteError", "OneCycleLR", "PReLU", "PoissonNLLLoss",
     "ProgressBar", "RAdam", "RMSNorm", "RMSprop", "RReLU", "ReLU", "ReLU6", "ReduceLROnPlateau", "Rprop", "Sequential",
     "SequentialLR", "SiLU", "Sigmoid", "SmoothL1Loss", "SoftMarginLoss", "Softmax", "Softmin", "Softplus", "Softshrink",
     "Softsign", "SquaredHingeLoss", "StepLR", "Tanh", "Tanhshrink", "Threshold", "Trainer", "ZeroOneLoss", "absolute",

@@ -38,6 +38,21 @@ def differentiate(graph, value, wrt, seed=None):
     return [gradients[node] for node in wrt]
 
 
+def hessian(graph, value, wrt):
+    """The matrix of the second derivatives of a scalar: rows and columns are all elements of `wrt`, one after another.
+
+    As many reverse passes as elements, each a part of the graph. Raises what `differentiate` does.
+    """
+    slopes = [gradient.reshape(-1) for gradient in differentiate(graph, value, wrt)]
+    rows = []
+    for slope in slopes:
+        for place in range(slope.shape[0]):
+            bends = [differentiate(graph, slope[place], [node])[0] if slope.depends_on(node) else
+                     graph.constant(0.0).broadcast_to(node.shape) for node in wrt]
+            rows.append(graph.apply("concatenate", *(bend.reshape(1, -1) for bend in bends), axis=1))
+    return graph.apply("concatenate", *rows, axis=0)
+
+
 def jvp(graph, value, tangents):
     """Forward mode: append the directional derivative of `value`; return its node, of the shape of `value`.
 

@@ -13,7 +13,7 @@ import numpy as np
 from hotloop.kernels import OPS
 from hotloop.kernels.shapes import broadcast
 
-from .autodiff import differentiate, jvp
+from .autodiff import differentiate, hessian, jvp
 from .node import Node
 
 _NAME = re.compile(r"\w+(\.\w+)*")
@@ -312,6 +312,10 @@ class Graph:
     def gradient(self, value, wrt, seed=None):
         """The nodes of the gradient of `value` (see `compile`) for the nodes `wrt`: nodes like others."""
         return differentiate(self, value, wrt, seed)
+
+    def hessian(self, value, wrt):
+        """The node of the matrix of second derivatives of a scalar for all elements of the nodes `wrt`, in order."""
+        return hessian(self, value, wrt)
 
     def jvp(self, value, tangents):
         """The node of the directional derivative of `value` (forward mode).

@@ -9,6 +9,7 @@ from hotloop.kernels import OPS
 from . import autodiff, checks, data
 from .errors import NonFiniteError
 from .graph import live_nodes
+from .newton import Newton, NewtonEngine
 from .node import Node
 from .optimizers import OPTIMIZERS
 
@@ -162,12 +163,12 @@ class GraphProgram:
     def minimize(self, optimizer, steps, until=None, trace=False, **inputs):
         """Change the parameters to make the output, a scalar, small; the whole descent runs compiled. Return a Descent.
 
-        optimizer: of this package, its state new in every call. steps: updates at most. until: stop as soon as the
-        value is below. trace: keep the parameters of every step. Inputs are given as in a call, and stay the same.
-        With `wrt`, the parameters among it are trained, else all. Raises NonFiniteError where value or update is not
-        finite; the parameters are then the last finite ones.
+        optimizer: of this package, its state new in every call; or Newton, whose steps are calls. steps: updates at
+        most. until: stop as soon as the value is below. trace: keep the parameters of every step. Inputs are given as
+        in a call, and stay the same. With `wrt`, the parameters among it are trained, else all. Raises NonFiniteError
+        where value or update is not finite; the parameters are then the last finite ones.
         """
-        checks.kind("optimizer", optimizer, OPTIMIZERS)
+        checks.kind("optimizer", optimizer, OPTIMIZERS | {"Newton": Newton})
         steps = checks.integer("steps", steps, 0)
         goal = -np.inf if until is None else checks.number("until", until)
         if len(self.outputs) != 1 or self.outputs[0].shape != ():
@@ -176,15 +177,20 @@ class GraphProgram:
         if not trained:
             raise ValueError("there is no parameter to train")
         values, batch = self._checked(inputs)
-        engine = self._descents.get("engine") or self._descents.setdefault("engine", self._training(trained))
+        kind = "newton" if isinstance(optimizer, Newton) else "engine"
+        if kind not in self._descents:
+            self._descents[kind] = (NewtonEngine(self._make, self.outputs[0], trained) if kind == "newton" else
+                                    self._training(trained))
+        engine = self._descents[kind]
         self._copy(self._engine, engine)
         outcome, kept = engine.descend(values, batch, optimizer, steps, goal, bool(trace))
         self._copy(engine, self._engine)
         if outcome.stopped:
             what = "the value" if outcome.stopped == "loss" else "an update"
+            advice = f"a smaller learning rate than {optimizer.lr:g}" + ", or more damping" * (kind == "newton")
             raise NonFiniteError(f"step {outcome.done + (outcome.stopped == 'loss')}: {what} is not finite; the "
-                                 f"parameters are the last finite ones. Try a smaller learning rate than "
-                                 f"{optimizer.lr:g}", outcome.done, float(outcome.losses[-1]))
+                                 f"parameters are the last finite ones. Try {advice}", outcome.done,
+                                 float(outcome.losses[-1]))
         losses = outcome.losses
         if len(losses) == outcome.done:  # the value after the last update
             losses = np.append(losses, engine.run(values, batch)[0])

@@ -85,18 +85,10 @@ def methods(backend):
     graph = hl.Graph()
     x = graph.parameter("x", start)
     value = 0.5 * (x @ (matrix @ x))
-    for name, optimizer in (("gradient descent", hl.SGD(lr=0.3)), ("Adam", hl.Adam(lr=0.3))):
+    for name, optimizer in (("gradient descent", hl.SGD(lr=0.3)), ("Adam", hl.Adam(lr=0.3)),
+                            ("Newton's method", hl.Newton())):
         descent = graph.compile(value, backend=backend).minimize(optimizer, 1000, until=1e-6)
-        print(f"{name}: {descent.updates} iterations")
-    (slope,) = graph.gradient(value, [x])
-    rows = [graph.gradient(slope[i], [x])[0] for i in range(2)]
-    program = graph.compile([value, slope, *rows], backend=backend)
-    iterations, (height, gradient, *hessian) = 0, program()
-    while height > 1e-6:
-        program["x"] -= np.linalg.solve(np.array(hessian), gradient)
-        height, gradient, *hessian = program()
-        iterations += 1
-    print(f"Newton's method: {iterations} iteration")
+        print(f"{name}: {descent.updates} iteration{'s' * (descent.updates > 1)}")
 
 
 if __name__ == "__main__":
