@@ -66,8 +66,8 @@ class Hardtanh(Activation):
 class RReLU(Activation):
     """y = x where x > 0, else a x, with a drawn for each number in training (Xu et al. 2015).
 
-    In training a is uniform in [lower, upper), a function of the same as what `Dropout` drops; in use, and in graphs of
-    one's own, it is (lower + upper) / 2. Raises ValueError unless 0 <= lower <= upper; torch takes slopes below 0, too.
+    In training a is uniform in [lower, upper), a function of the same as what `Dropout` drops; in use it is
+    (lower + upper) / 2. Raises ValueError unless 0 <= lower <= upper; torch takes slopes below 0, too.
     """
 
     lower: float = field(default=1 / 8, metadata={"low": 0})
@@ -84,12 +84,16 @@ class RReLU(Activation):
         """The slope in use."""
         return {"negative_slope": (self.lower + self.upper) / 2}
 
+    def formula(self, x):
+        """None: training and use differ."""
+        return None
+
     def apply(self, graph, x, prefix, training=False):
         """Append the op of training or that of use to `graph`."""
         if not training:
             return super().apply(graph, x, prefix)
-        return graph.apply("rrelu", x, x, graph.key(), lower=self.lower, upper=self.upper, place=int(prefix),
-                           name=f"rrelu_{prefix}")
+        return graph.apply("rrelu", x, x, graph.key(), lower=self.lower, upper=self.upper,
+                           place=len(graph.nodes), name=f"rrelu_{prefix}")
 
 
 class Hardsigmoid(Activation):

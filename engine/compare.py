@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .activations import Sigmoid
+from .activations import Sigmoid, Softplus
 from .layers import Dense, activations
 from .losses import LOSSES
 from .network import Sequential
@@ -19,6 +19,7 @@ _BATCHES = 100  # in an epoch at most; more steps go over the data again
 # rounds a few times. Training enlarges that where a rounding decides a direction: in a rectifier whose input is 0 but
 # for rounding, and in Adam, which divides a gradient by its own size, however small.
 _PASS, _TRAINED = 64, 2**17
+_LAST = {"BCELoss": [Sigmoid()], "GaussianNLLLoss": [Softplus()]}  # after the net: probabilities, variances
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def trainer(widths, activation="ReLU", loss="CrossEntropyLoss", optimizer="Adam"
     layers = []
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
         layers += [Dense(inputs, outputs), activations()[activation]()]
-    layers[-1:] = [Sigmoid()] if loss == "BCELoss" else []  # whose predictions are probabilities
+    layers[-1:] = _LAST.get(loss, [])
     rate = lr if lr is not None else 0.1 if optimizer == "SGD" else 1e-3
     return Trainer(Sequential(*layers, seed=seed), LOSSES[loss](), OPTIMIZERS[optimizer](lr=rate),
                    batch_size=batch, backend=backend, threads=threads, dtype=dtype, seed=seed)
@@ -114,7 +115,8 @@ def random_data(widths, loss, rows, dtype, seed=0):
     """Normal inputs and what a random linear map makes of them, as the loss wants it."""
     generator = np.random.default_rng(seed)
     X = generator.standard_normal((rows, widths[0])).astype(dtype)
-    y = X @ generator.standard_normal((widths[0], widths[-1])).astype(dtype) / widths[0] ** 0.5
+    outputs = loss().target_columns(widths[-1])
+    y = X @ generator.standard_normal((widths[0], outputs)).astype(dtype) / widths[0] ** 0.5
     if "labels" in loss.kinds:
         return X, y.argmax(1)
     wanted = (targets.astype(dtype) for targets in (y, y > 0, np.sign(y)))

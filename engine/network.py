@@ -49,7 +49,7 @@ class Network:
         self.outputs = {name: node.shape[1] for name, node in self._outputs.items()}
         self.shapes, self.statistics = self._shapes("parameters"), self._shapes("statistics")
         self._least = [max(((module.layer.least_rows(training), name) for name, module in self.modules.items()),
-                           key=lambda found: found[0]) for training in (False, True)]
+                           key=lambda found: found[0], default=(1, "")) for training in (False, True)]
         self._key = object()  # what graphs know it by; copies of a graph that it is made of and called in hold no cycle
         self.owner = None  # the trainer that holds the parameters, once there is one
         self._values = None  # parameters that were loaded before there was an owner

@@ -190,7 +190,7 @@ def test_without_statistics_all_rows_are_one_batch(backend, monkeypatch):
     head = hl.Trainer(hl.Sequential(hl.GELU(), hl.Dense(9, 3)), hl.CrossEntropyLoss(), hl.SGD(), dtype="float64")
     head.net.load_state_dict({"1.weight": state["3.weight"], "1.bias": state["3.bias"]})
     close(trainer.predict(x), head.predict(hidden), "float64", "training", 600)
-    monkeypatch.setattr("hotloop.trainer._EVALUATE_ROWS", 100)
+    monkeypatch.setattr("hotloop.inference._EVALUATE_ROWS", 100)
     close(trainer.evaluate(x, y)["loss"], head.evaluate(hidden, y)["loss"], "float64", "training", 600)
 
 
