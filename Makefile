@@ -16,7 +16,7 @@ figures: examples
 	cp examples/output/*.png examples/figures
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 bench: .venv/.bench
 	$(BIN)/python asv_benchmarks/steps.py

@@ -12,9 +12,9 @@ hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("hotloop")
 
 
-def pytest_collection_finish(session):
-    """A run of everything needs all kernels: compile them on all cores, not one by one where a test comes upon them."""
-    if len(session.items) > 5000 and not session.config.option.collectonly:
+def pytest_configure(config):
+    """A run of everything, by several processes, needs all kernels: compile them before these come upon them."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         own = [kernel for kernel in _jit.kernels if kernel.__module__.startswith("hotloop.")]
         _ahead.compile_ahead([(kernel, dtype) for kernel in own for dtype in ("float32", "float64")], cores())
 

@@ -88,7 +88,8 @@ FIXED = [
 
 
 @pytest.mark.parametrize(("case", "batch"), [(case, False) for case in FIXED] + list(
-    itertools.product(BATCHED, [False, True])), ids=str)
+    itertools.product(BATCHED, [False, True])), ids=lambda value: "x".join(map(str, value[1:])) if isinstance(
+    value, tuple) else "batch" if value else "fixed")
 def test_arrays(case, batch, dtype):
     build, *shapes = case
     arrays = [numbers(shape, seed).astype(dtype) for seed, shape in enumerate(shapes)]
