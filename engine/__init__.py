@@ -54,6 +54,7 @@ from .functions import (
     maximum,
     mean,
     minimum,
+    not_equal,
     relu,
     reshape,
     sigmoid,
@@ -143,7 +144,7 @@ __all__ = [
     "SequentialLR", "SiLU", "Sigmoid", "SmoothL1Loss", "SoftMarginLoss", "Softmax", "Softmin", "Softplus", "Softshrink",
     "Softsign", "SquaredHingeLoss", "StepLR", "Tanh", "Tanhshrink", "Threshold", "Trainer", "ZeroOneLoss", "absolute",
     "concatenate", "cos", "custom_loss", "detach", "equal", "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p",
-    "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "numerical_gradient", "operation",
-    "relu", "reshape", "save", "sigmoid", "sign", "sin", "softmax", "sqrt", "sqrt_scaled", "square", "stack", "sum",
-    "tanh", "transpose", "where",
+    "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "not_equal", "numerical_gradient",
+    "operation", "relu", "reshape", "save", "sigmoid", "sign", "sin", "softmax", "sqrt", "sqrt_scaled", "square",
+    "stack", "sum", "tanh", "transpose", "where",
 ]

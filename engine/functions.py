@@ -10,6 +10,12 @@ def _elementwise(op, *operands, **attributes):
     return nodes[0].graph.elementwise(op, *operands, **attributes)
 
 
+def _node(x, function):
+    if not isinstance(x, Node):
+        raise TypeError(f"{function} needs a node of a graph, got {x!r}")
+    return x
+
+
 def exp(x):
     """e**x."""
     return _elementwise("exp", x)
@@ -95,24 +101,32 @@ def equal(x, y):
     return _elementwise("equal", x, y)
 
 
+def not_equal(x, y):
+    """1 where x != y, else 0. (!= compares nodes, not their values.)"""
+    return 1 - equal(x, y)
+
+
 def where(condition, yes, no):
-    """`yes` where the condition is not 0, else `no`."""
+    """`yes` where the condition is not 0, else `no`. Raises TypeError for the bool that == and != make of nodes."""
+    if isinstance(condition, bool):
+        raise TypeError(f"where needs a node or array as condition, got {condition}: == and != compare nodes "
+                        "themselves, equal and not_equal their values")
     return _elementwise("where", condition, yes, no)
 
 
 def sum(x, axis=None, keepdims=False):
     """The sum over one axis, several, or all (None)."""
-    return x.sum(axis, keepdims)
+    return _node(x, "sum").sum(axis, keepdims)
 
 
 def mean(x, axis=None, keepdims=False):
     """The mean over one axis, several, or all (None)."""
-    return x.mean(axis, keepdims)
+    return _node(x, "mean").mean(axis, keepdims)
 
 
 def max(x, axis=None, keepdims=False):
     """The largest along one axis, several, or all (None); the first of equal ones gets the gradient."""
-    return x.max(axis, keepdims)
+    return _node(x, "max").max(axis, keepdims)
 
 
 def logsumexp(x, axis=None, keepdims=False):
@@ -135,23 +149,23 @@ def log_softmax(x, axis=-1):
 
 def _finite_top(x, axis):
     """The largest along an axis, or 0 where it is infinite; a constant to derivatives, which it does not change."""
-    top = x.graph.apply("detach", x.max(axis, keepdims=True))
+    top = detach(_node(x, "softmax or logsumexp").max(axis, keepdims=True))
     return where(equal(top - top, 0.0), top, 0.0)
 
 
 def detach(x):
     """x, as a constant for derivatives."""
-    return x.graph.apply("detach", x)
+    return _node(x, "detach").graph.apply("detach", x)
 
 
 def reshape(x, shape):
     """The elements in another shape, of which one size may be -1."""
-    return x.reshape(shape)
+    return _node(x, "reshape").reshape(shape)
 
 
 def transpose(x, axes=None):
     """x with its dimensions in another order, reversed by default."""
-    return x.transpose(axes) if axes is not None else x.transpose()
+    return _node(x, "transpose").transpose(axes) if axes is not None else _node(x, "transpose").transpose()
 
 
 def concatenate(nodes, axis=0):

@@ -71,6 +71,8 @@ class Graph:
 
     def input(self, name, shape=()):
         """A value given at every call: an array of `shape`, whose first size may be None, the batch."""
+        if not isinstance(shape, list | tuple):
+            raise TypeError(f"the shape of input {name!r} must be a tuple, such as ({shape},), got {shape!r}")
         shape = tuple(None if size is None else _size(name, size) for size in shape)
         if None in shape[1:]:
             raise ValueError(f"input {name!r} can have its batch (None) as first dimension alone, got {shape}")
@@ -97,6 +99,8 @@ class Graph:
             raise ValueError(f"parameter {name!r} needs a value, or a shape alone")
         if shape is None:
             array = _numbers(value, f"parameter {name!r}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"parameter {name!r} must be finite, got {value!r}")
             return self._source("parameter", name, array.shape, value=array)
         if any(size is None for size in shape):
             raise ValueError(f"parameter {name!r} needs a fixed shape, got {shape}: only inputs have a batch")
@@ -302,8 +306,8 @@ class Graph:
         """The program that computes `outputs`, and gradients of them with respect to the nodes `wrt`.
 
         outputs: a node, or a list of them. wrt: parameters, inputs or nodes in between; then there must be one output,
-        a scalar, or a `seed`, a node or array of the output's shape: the gradient is that of sum(seed * output). See
-        `GraphProgram` for its use.
+        a scalar, or a `seed`, a node or array of the output's shape: the gradient is that of sum(seed * output). Its
+        nodes join the graph. See `GraphProgram` for its use.
         """
         from .graph_program import GraphProgram
 

@@ -93,8 +93,9 @@ class _Bound:
         self.tables = tables = Tables(graph.live, graph.roots, graph.layout, batch, places)
         self.workers = self._workers()
         self.constants, self.working = _zeros(tables.constant_bytes), _zeros(tables.working)
-        for place, value in tables.constants.items():
-            self._array(place)[:] = np.ravel(value)
+        with np.errstate(over="ignore"):  # float32 has infinity for it
+            for place, value in tables.constants.items():
+                self._array(place)[:] = np.ravel(value)
         self.kept = []  # arrays that kernels read by address
         self._make_contexts()
         phases = [(walk.UNITS, calls) for calls in tables.phases]

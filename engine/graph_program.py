@@ -53,7 +53,7 @@ class GraphProgram:
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
         self.graph, self._several = graph, isinstance(outputs, list | tuple)
         self.outputs = _nodes(graph, outputs, "outputs")
-        self.wrt = _nodes(graph, wrt, "wrt") if not isinstance(wrt, tuple) or wrt else []
+        self.wrt = [] if isinstance(wrt, list | tuple) and not wrt else _nodes(graph, wrt, "wrt")
         if self.wrt and len(self.outputs) != 1:
             raise ValueError(f"gradients are those of one output, got {len(self.outputs)}: compile them one by one")
         if seed is not None and not self.wrt:
@@ -64,10 +64,10 @@ class GraphProgram:
         live = self._engine.live
         self.inputs = {node.name: node for node in live if node.op == "input"}
         self._parameters = {node.name: node for node in live if node.op == "parameter"}
-        self._unset = {name for name, node in self._parameters.items() if "value" not in node.attributes}
+        self._unset = set(self._parameters)
         for name, node in self._parameters.items():
-            if name not in self._unset:
-                self._engine.write(node, node.attributes["value"])
+            if "value" in node.attributes:
+                self[name] = node.attributes["value"]
         for name, value in graph.initial(self._unset).items():
             self[name] = value
         self._descents, self._run = {}, None
@@ -118,7 +118,7 @@ class GraphProgram:
                 raise ValueError(f"input {node!r} got an array of shape {array.shape}{at}")
             if node.shape and node.shape[0] is None:
                 batch = array.shape[:1]
-            found[node] = np.asarray(array, self.dtype)
+            found[node] = self._converted(array)
         if batch == (0,):
             raise ValueError("the batch has no rows: give at least one")
         return found, batch[0] if batch else 1
@@ -143,10 +143,16 @@ class GraphProgram:
         node, array = self._parameter(name), data.real_array(value, name)
         if array.shape != node.shape:
             raise ValueError(f"parameter {node!r} got an array of shape {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"parameter {name!r} must be finite, got {value!r}")
-        self._engine.write(node, array)
+        converted = self._converted(array)
+        if not np.isfinite(converted).all():
+            raise ValueError(f"parameter {name!r} must be finite in {self.dtype}, got {value!r}")
+        self._engine.write(node, converted)
         self._unset.discard(name)
+
+    def _converted(self, array):
+        """An array in the program's dtype; what is too large for it is infinite."""
+        with np.errstate(over="ignore"):
+            return np.asarray(array, self.dtype)
 
     def _parameter(self, name):
         if name not in self._parameters:
@@ -244,7 +250,8 @@ def _nodes(graph, nodes, what):
     found = list(nodes) if isinstance(nodes, list | tuple) else [nodes]
     for node in found:
         if not isinstance(node, Node) or node.graph is not graph:
-            raise ValueError(f"{what} must be nodes of this graph, got {node!r}")
+            hint = f": the node of this name is graph[{node!r}]" if isinstance(node, str) else ""
+            raise ValueError(f"{what} must be nodes of this graph, got {node!r}{hint}")
     if not found:
         raise ValueError(f"{what} must name at least one node")
     return found

@@ -104,10 +104,10 @@ class Tables:
                 chosen = [alone]
             else:
                 first = next(node for node in waiting if ready(node))
-                chosen = []
+                chosen = {}  # ordered, and quick to search
                 for node in waiting:
                     if self._sweeps(node) and self.size(node) == self.size(first) and ready(node, chosen):
-                        chosen.append(node)
+                        chosen[node] = None
                 self._sweep(chosen)
             done.update(chosen)
             waiting = [node for node in waiting if node not in done]
@@ -154,7 +154,7 @@ class Tables:
                     free.append(self.places[operand].offset)
             calls.append(self._elementwise(node))
         self.scratch = max(self.scratch, slots * _BLOCK)
-        groups = -(-self.size(nodes[0]) // self.layout.panel)
+        groups = -(-self.size(next(iter(nodes))) // self.layout.panel)
         block = _BLOCK // (self.layout.panel * self.itemsize)
         self.phases.append([Call(sweep.sweep, {"block": block}, groups, len(nodes), calls)])
 
@@ -233,7 +233,7 @@ class Tables:
         outer, length, inner = self._reduction(node)
         source = self.place(x)
         while True:
-            chunks = -(-length // tensors.CHUNK)
+            chunks = max(1, -(-length // tensors.CHUNK))  # a sum of nothing is 0
             target = self.places[node] if chunks == 1 else self._new(outer * chunks * inner)
             self.phases.append([Call(tensors.sum_chunks, {
                 "x": source, "y": target, "length": length, "inner": inner, "chunks": chunks}, outer * chunks,

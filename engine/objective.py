@@ -117,7 +117,7 @@ class Objective:
 def _matched(what, given, outputs, names):
     """What the caller gave for each output, by its name."""
     wanted = f"a mapping of {', '.join(outputs)}" if isinstance(names, list) else f"a list of {names}"
-    if isinstance(names, list):
+    if isinstance(names, list) or isinstance(given, Mapping):
         fits = isinstance(given, Mapping) and given.keys() == outputs.keys()
         found = given
     else:

@@ -99,7 +99,17 @@ elementwise("sin", sin, lambda up, y, x: up * np.cos(x), np.sin)
 elementwise("cos", cos, lambda up, y, x: -(up * np.sin(x)), np.cos)
 elementwise("erf", erf, lambda up, y, x: up * (2 / math.sqrt(math.pi)) * np.exp(-(x**2)),
             lambda x: np.vectorize(math.erf, otypes=[x.dtype])(x))
-elementwise("power", pow, lambda up, z, x, y: (up * y * x ** (y - 1), _exponent_gradient(up, z, x)), np.power, 2)
+elementwise("power", pow, lambda up, z, x, y: (up * y * x ** _one_less(y), _exponent_gradient(up, z, x)), np.power, 2)
+
+
+def _one_less(y):
+    """y - 1, but 0 where y is 0: the slope of x^0 is 0 at x = 0, too, where x^-1 is infinite."""
+    source = y.inputs[0] if y.op == "broadcast_to" else y
+    if source.op != "constant":
+        return y.graph.elementwise("where", np.equal(y, 0.0), 0.0, y - 1)
+    value = source.attributes["value"]
+    less = np.where(value == 0, 0.0, value - 1)
+    return less if less.ndim else less.item()
 
 
 def _exponent_gradient(upstream, z, x):

@@ -243,6 +243,12 @@ def _without(attributes, x):
     return x[:first] + x[stop:]
 
 
+def _largest_shape(attributes, x):
+    if 0 in x[slice(*attributes["axes"])]:
+        raise ValueError(f"there is no largest of nothing: {x} has no elements along axes {attributes['axes']}")
+    return _without(attributes, x)
+
+
 def _spread(value, node):
     """A reduction's value or gradient, repeated over what was reduced."""
     (x,) = node.inputs
@@ -273,7 +279,7 @@ def _max_tangent(graph, node, tangents):
     return graph.apply("sum", tangents[0] * marks, **node.attributes)
 
 
-register(Op("max", _without, lambda attributes, x: x.max(tuple(range(*attributes["axes"]))), _max_gradient,
+register(Op("max", _largest_shape, lambda attributes, x: x.max(tuple(range(*attributes["axes"]))), _max_gradient,
             cpu=max_forward, tangent=_max_tangent, cases=_AXES))
 register(Op("first_max", lambda attributes, x: x, _marks, lambda graph, node, up: (None,), cpu=first_max,
             tangent=lambda graph, node, tangents: None, cases=_AXES))

@@ -147,6 +147,39 @@ def scalars():
     return graph, graph.parameter("w", 3.0), graph.input("x", (None, 4))
 
 
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+def test_powers_at_zero(backend):
+    """Where the formula y x^(y - 1) would be 0 times infinity."""
+    graph = hl.Graph()
+    x, y = graph.parameter("x", [0.0, 2.0]), graph.parameter("y", [0.0, 3.0])
+
+    def slopes(value):
+        return [*graph.compile(hl.sum(value), wrt=[x], backend=backend)()[1]["x"]]
+
+    assert slopes(x**0) == [0, 0] and slopes(x**1.0) == [1, 1] and slopes(x**y) == [0, 12]
+    assert slopes(x ** np.array([0.0, 2.0])) == [0, 4]
+    (slope,) = graph.gradient(hl.sum(x**1.0), [x])
+    assert slopes(slope) == [0, 0]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+def test_sums_of_nothing(backend):
+    graph = hl.Graph()
+    x = graph.parameter("x", np.arange(6.0).reshape(2, 3))
+    assert graph.compile(hl.sum(x[:, 3:]), backend=backend)() == 0
+    assert graph.compile(x[2:].sum(0), backend=backend)().tolist() == [0, 0, 0]
+
+
+def test_a_deep_graph_is_lowered_in_time():
+    """Twenty thousand nodes in seconds: each is looked at a few times, not once for every other."""
+    graph = hl.Graph()
+    x = graph.parameter("x", 0.5)
+    y = x
+    for _ in range(10_000):
+        y = 0.5 * y + x
+    assert graph.compile(y, backend="cpu")() == pytest.approx(1.0)
+
+
 REFUSED = {
     "shapes": (lambda g, w, x: x + np.ones(3), ValueError, "add(x[B, 4], constant[3])", "broadcast"),
     "product": (lambda g, w, x: x @ x, ValueError, "matmul(x[B, 4], x[B, 4])", "inner sizes"),
@@ -182,6 +215,14 @@ REFUSED = {
     "minimize": (lambda g, w, x: g.compile(x * w).minimize(hl.SGD(), 3, x=np.ones((1, 4))), ValueError, "one scalar"),
     "optimizer": (lambda g, w, x: g.compile(w * w).minimize("sgd", 3), TypeError, "SGD", "'sgd'"),
     "steps": (lambda g, w, x: g.compile(w * w).minimize(hl.SGD(), -1), ValueError, "steps", "-1"),
+    "parameter": (lambda g, w, x: g.parameter("v", np.nan), ValueError, "'v'", "finite"),
+    "too large": (lambda g, w, x: g.compile(w * w, dtype="float32").__setitem__("w", 1e300), ValueError, "float32"),
+    "comparison": (lambda g, w, x: hl.where(x == 0, 1.0, x), TypeError, "False", "not_equal"),
+    "largest of nothing": (lambda g, w, x: hl.max(x[:, 2:2]), ValueError, "max(", "nothing"),
+    "sum of an array": (lambda g, w, x: hl.sum(np.ones(3)), TypeError, "sum needs a node"),
+    "softmax of a list": (lambda g, w, x: hl.softmax([1.0, 2.0]), TypeError, "needs a node"),
+    "shape": (lambda g, w, x: g.input("k", 4), TypeError, "'k'", "(4,)"),
+    "name of a node": (lambda g, w, x: g.compile(w * w, wrt=["w"]), ValueError, "graph['w']"),
     "divergence": (lambda g, w, x: g.compile(w * w).minimize(hl.SGD(lr=1e200), 9), FloatingPointError, "not finite"),
 }
 
