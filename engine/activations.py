@@ -15,13 +15,13 @@ class Identity(Activation):
 
 
 class ReLU(Activation):
-    """y = max(x, 0); slope 0 at 0."""
+    """y = max(x, 0); slope 0 at 0 (Nair and Hinton 2010)."""
 
     op = "relu"
 
 
 class ReLU6(Activation):
-    """y = min(max(x, 0), 6); slope 0 at 0 and 6."""
+    """y = min(max(x, 0), 6); slope 0 at 0 and 6 (Krizhevsky 2010)."""
 
     op = "hardtanh"
 
@@ -32,7 +32,7 @@ class ReLU6(Activation):
 
 @dataclass(frozen=True, eq=False)
 class LeakyReLU(Activation):
-    """y = x where x > 0, else negative_slope * x; the slope at 0 is negative_slope."""
+    """y = x where x > 0, else negative_slope * x; the slope at 0 is negative_slope (Maas et al. 2013)."""
 
     negative_slope: float = 0.01
     op = "leaky_relu"
@@ -110,7 +110,7 @@ class Hardswish(Activation):
 
 @dataclass(frozen=True, eq=False)
 class Hardshrink(Activation):
-    """y = x where |x| > lambd >= 0, else 0; slope 0 at both ends."""
+    """y = x where |x| > lambd >= 0, else 0; slope 0 at both ends (Donoho and Johnstone 1994)."""
 
     lambd: float = field(default=0.5, metadata={"low": 0})
     op = "hardshrink"
@@ -118,7 +118,7 @@ class Hardshrink(Activation):
 
 @dataclass(frozen=True, eq=False)
 class Softshrink(Activation):
-    """y = sign(x) max(|x| - lambd, 0), lambd >= 0; slope 0 at both ends."""
+    """y = sign(x) max(|x| - lambd, 0), lambd >= 0; slope 0 at both ends (Donoho and Johnstone 1994)."""
 
     lambd: float = field(default=0.5, metadata={"low": 0})
     op = "softshrink"
@@ -225,7 +225,7 @@ class Mish(Activation):
 
 
 class Softmax(Activation):
-    """y_i = exp(x_i) / sum_j exp(x_j) over each row.
+    """y_i = exp(x_i) / sum_j exp(x_j) over each row (Bridle 1990).
 
     For classification leave it out and use CrossEntropyLoss, which takes logits.
     """

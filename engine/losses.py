@@ -247,7 +247,7 @@ class _Signs(Loss):
 
 @dataclass(frozen=True)
 class HingeLoss(_Signs):
-    """Mean over all elements of max(0, 1 - y x) for targets -1 and 1; slope 0 at the margin. Torch has none."""
+    """Mean over all elements of max(0, 1 - y x) for targets -1 and 1; slope 0 at 1 (Cortes and Vapnik 1995)."""
 
     op, cuts = "hinge_loss", (0, 0)
 
@@ -261,14 +261,14 @@ class SquaredHingeLoss(_Signs):
 
 @dataclass(frozen=True)
 class ExponentialLoss(_Signs):
-    """Mean over all elements of exp(-y x) for targets -1 and 1, AdaBoost's loss; torch has none."""
+    """Mean over all elements of exp(-y x) for targets -1 and 1, AdaBoost's loss (Freund and Schapire 1997)."""
 
     op, cuts = "exponential_loss", (0, 0)
 
 
 @dataclass(frozen=True)
 class SoftMarginLoss(_Signs):
-    """Mean over all elements of log(1 + exp(-y x)) for targets -1 and 1, without overflow."""
+    """Mean over all elements of log(1 + exp(-y x)) for targets -1 and 1, the logistic loss, without overflow."""
 
     op, cuts = "soft_margin_loss", (0, 0)
 
@@ -368,7 +368,7 @@ class NLLLoss(_WeightedClasses):
 class MultiMarginLoss(_Classes):
     """Multi-class hinge: w_y / classes times the sum over c != y of max(0, margin - x_y + x_c)^p, p being 1 or 2.
 
-    Averaged over the rows, whatever their classes' weights.
+    (Weston and Watkins 1999.) Averaged over the rows, whatever their classes' weights.
     """
 
     _: KW_ONLY
