@@ -116,7 +116,8 @@ class Objective:
 
 def _matched(what, given, outputs, names):
     """What the caller gave for each output, by its name."""
-    wanted = f"a mapping of {', '.join(outputs)}" if isinstance(names, list) else f"a list of {names}"
+    wanted = f"a mapping of {', '.join(outputs)}"
+    wanted = wanted if isinstance(names, list) else f"a list of {names}, or {wanted}"
     if isinstance(names, list) or isinstance(given, Mapping):
         fits = isinstance(given, Mapping) and given.keys() == outputs.keys()
         found = given

@@ -81,7 +81,7 @@ def test_general_graphs_refuse_what_differs_in_training():
 X, Y = data(network(several))
 OF_DATA = {
     "an array": (X[0], Y, "X must be a list of 2.*got one ndarray"),
-    "a mapping": (dict(zip("xz", X, strict=True)), Y, "X must be a list of 2.*got a mapping of x, z"),
+    "a mapping": (dict(zip("xy", X, strict=True)), Y, "X must be a list of 2, or a mapping of x, z.*mapping of x, y"),
     "too few": (X[:1], Y, "X must be a list of 2.*got a list of 1"),
     "rows": ([X[0], X[1][:4]], Y, "parts of X must have as many rows.*21 in 'x', 4 in 'z'"),
     "columns": ([X[0], X[0]], Y, r"X\['z'\] must have shape \(rows, 2\)"),
@@ -102,6 +102,11 @@ def test_wrong_data(case):
             use(inputs, targets)
     with pytest.raises(ValueError, match="validation_data"):
         trainer.fit(X, Y, validation_data=(inputs, targets))
+
+
+def test_inputs_in_a_list_may_go_by_their_names():
+    trainer = trainer_of(network(several), backend="numpy")
+    assert trainer.evaluate(dict(zip("zx", X[::-1], strict=True)), Y) == trainer.evaluate(X, Y)
 
 
 LOSSES = {name: hl.MSELoss() for name in Y}
