@@ -31,6 +31,8 @@ OPS = {  # of a node whose features are as many as the widths say
     "largest": lambda h: h - h.max(1, keepdims=True),
     "softmaxes": lambda h: hl.softmax(h) + hl.log_softmax(h, 1) + hl.logsumexp(h, 1, keepdims=True),
     "matrices": lambda h: matrices(h).transpose(0, 2, 1).reshape(None, -1) * 2,
+    "matrices under each other": lambda h: hl.concatenate([matrices(h), 2 * matrices(h), h.reshape(None, 1, -1)[
+        :, :, : matrices(h).shape[2]]], 1).reshape(None, -1),
     "rows of matrices": lambda h: hl.concatenate([matrices(h).sum(1), matrices(h).max(2)[:, ::-1]], 1),
     "along the middle": lambda h: (hl.softmax(matrices(h), 1) * hl.logsumexp(matrices(h), 1, keepdims=True)
                                    ).reshape(None, -1),
