@@ -31,7 +31,7 @@ class CpuBackend:
     def __init__(self, dtype, threads=None):
         self.dtype = np.dtype(dtype)
         self.threads = threads
-        self.lasting, self.working = _aligned_zeros(0), _aligned_zeros(0)  # the arena's two parts
+        self.lasting, self.working = aligned_zeros(0), aligned_zeros(0)  # the arena's two parts
         self._bound, self._capacity = {}, {}
 
     def prepare(self, program, capacity):
@@ -40,11 +40,11 @@ class CpuBackend:
             return
         _, size = program.place(capacity)
         if program.fixed_bytes() > self.lasting.nbytes:
-            lasting = _aligned_zeros(program.fixed_bytes())
+            lasting = aligned_zeros(program.fixed_bytes())
             lasting[: self.lasting.nbytes] = self.lasting
             self.lasting, self._bound = lasting, {}
         if size > self.working.nbytes:
-            self.working, self._bound = _aligned_zeros(size), {}
+            self.working, self._bound = aligned_zeros(size), {}
         self._capacity[program] = capacity  # last: memory may have run out above
 
     def bind(self, program):
@@ -131,9 +131,9 @@ class _Bound:
         self.phases = self._phases(before)
         self.keeps_loss = any(phase == "each" for _, phase in before)
         self.walk = _jit.caller(walk.walk, np.float32)
-        self.contexts = _aligned_zeros(0)
+        self.contexts = aligned_zeros(0)
         self.workers = 0
-        self.shared = _aligned_zeros(walk.SHARED * 8).view(np.int64)
+        self.shared = aligned_zeros(walk.SHARED * 8).view(np.int64)
         self.shared_address, self.context_address = address(self.shared), 0
         self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8]
                             + [0] * 14 + [self.shared_address, _YIELDER], np.int64)
@@ -169,7 +169,7 @@ class _Bound:
             return address(self.constants[-1])
         if isinstance(value, Instruction):
             return self.table[self.rows.index(value)].ctypes.data
-        return _bits(value or 0)
+        return bits(value or 0)
 
     def _phases(self, costs):
         """A row of `walk`'s table for each phase, in the order of the instructions."""
@@ -189,7 +189,7 @@ class _Bound:
             self.settings = constant
             for number, cell, name in self.scalars:
                 if name in constant:
-                    self.table[number, cell] = _bits(constant[name])
+                    self.table[number, cell] = bits(constant[name])
         cells, changes = changing(self.table, self.scalars, settings)
         changed = (0, 0, 0) if cells is None else (address(cells), address(changes), len(cells))
         workers = self._workers(threads, min(batch, rows))
@@ -231,7 +231,7 @@ class _Bound:
         cells = workers * _context.CONTEXT * 8
         scratch = -(-(self.program.scratch * itemsize + 64) // 64) * 64
         constants = (self.program.layout.panel + 1) * itemsize + 64
-        self.contexts = _aligned_zeros(cells + workers * scratch + constants)
+        self.contexts = aligned_zeros(cells + workers * scratch + constants)
         base = self.context_address = self.contexts.ctypes.data
         zeros = base + cells + workers * scratch
         self.contexts[cells + workers * scratch :].view(self.dtype)[self.program.layout.panel] = 1
@@ -264,9 +264,9 @@ def address(array):
     return 0 if array is None else array.__array_interface__["data"][0]
 
 
-def _bits(value):
+def bits(value):
     """A number as it stands in a cell of a row: integers as they are, the bits of a float."""
-    return struct.unpack("q", struct.pack("d", value))[0] if isinstance(value, float) else value
+    return struct.unpack("q", struct.pack("d", value))[0] if isinstance(value, float) else int(value)
 
 
 def _region(program, name):
@@ -278,7 +278,7 @@ def _region(program, name):
     return 1 + int(name.removeprefix("state "))
 
 
-def _aligned_zeros(size):
+def aligned_zeros(size):
     """Zeroed bytes that start at a cache line."""
     memory = np.zeros(size + 64, np.uint8)
     first = -memory.ctypes.data % 64

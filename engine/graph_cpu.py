@@ -9,7 +9,7 @@ from hotloop.kernels import OPS, _ahead, _context, _jit, sweep, walk
 from hotloop.kernels._target import cores
 
 from . import team
-from .cpu_backend import address, changing, layout
+from .cpu_backend import address, aligned_zeros, bits, changing, layout
 from .graph_tables import Call, Place, Tables
 from .run import Outcome
 
@@ -34,7 +34,7 @@ class CpuGraph:
         for node in self.parameters:
             self.offsets[node] = self.elements
             self.elements += -(-max(1, int(np.prod(node.shape))) // group) * group
-        self.lasting = {"parameters": _zeros(self.elements * self.dtype.itemsize)}
+        self.lasting = {"parameters": aligned_zeros(self.elements * self.dtype.itemsize)}
         self.views = {node: self._view("parameters", node) for node in self.parameters}
         self.bound = {}
 
@@ -68,8 +68,8 @@ class CpuGraph:
     def descend(self, inputs, batch, optimizer, steps, goal, traced):
         """Update the parameters `steps` times, or until the first root is below `goal`; Outcome and trace."""
         for name in optimizer.states():
-            self.lasting.setdefault(f"state {name}", _zeros(self.elements * self.dtype.itemsize))[:] = 0
-        self.lasting.setdefault("gradient", _zeros(self.elements * self.dtype.itemsize))
+            self.lasting.setdefault(f"state {name}", aligned_zeros(self.elements * self.dtype.itemsize))[:] = 0
+        self.lasting.setdefault("gradient", aligned_zeros(self.elements * self.dtype.itemsize))
         trace = np.empty((steps + 1 if traced else 0, self.elements), self.dtype)
         outcome = self._bind(batch, optimizer).descend(inputs, optimizer, steps, goal, trace)
         kept = {node: trace[: outcome.done + 1, first : first + int(np.prod(node.shape))].reshape(-1, *node.shape)
@@ -92,7 +92,7 @@ class _Bound:
                        for node, gradient in graph.updated}
         self.tables = tables = Tables(graph.live, graph.roots, graph.layout, batch, places)
         self.workers = self._workers()
-        self.constants, self.working = _zeros(tables.constant_bytes), _zeros(tables.working)
+        self.constants, self.working = aligned_zeros(tables.constant_bytes), aligned_zeros(tables.working)
         with np.errstate(over="ignore"):  # float32 has infinity for it
             for place, value in tables.constants.items():
                 self._array(place)[:] = np.ravel(value)
@@ -107,7 +107,7 @@ class _Bound:
                        for node in graph.live if node.op == "input"]
         self.outputs = [self._array(tables.place(root)).reshape(tables.shape(root)) for root in graph.roots]
         self.walk = _jit.caller(walk.walk, np.float32)
-        self.shared = _zeros(walk.SHARED * 8).view(np.int64)
+        self.shared = aligned_zeros(walk.SHARED * 8).view(np.int64)
         self.job = self._job()
         self.job_address = self.job.ctypes.data
         self.read = self._reader()
@@ -131,7 +131,7 @@ class _Bound:
 
     def _make_contexts(self):
         cells, scratch = _context.CONTEXT * 8, -(-(self.tables.scratch + 64) // 64) * 64
-        self.scratch_bytes, self.contexts = scratch, _zeros(self.workers * (cells + scratch))
+        self.scratch_bytes, self.contexts = scratch, aligned_zeros(self.workers * (cells + scratch))
         base = self.contexts.ctypes.data
         table = self.contexts[: self.workers * cells].view(np.int64).reshape(self.workers, -1)
         self.scratch = base + self.workers * cells
@@ -208,7 +208,7 @@ class _Bound:
             return memory.ctypes.data + value.offset
         if isinstance(value, np.ndarray):
             return self._keep(value)
-        return _bits(value)
+        return bits(value)
 
     def _keep(self, array):
         self.kept.append(array)
@@ -222,7 +222,7 @@ class _Bound:
         self.cells = {name: cell for cell, name in enumerate(_jit.operands(walk.walk), _jit.HEADER)}
         job = np.zeros(_jit.HEADER + len(self.cells), np.int64)
         for name, value in values.items():
-            job[self.cells[name]] = _bits(value)
+            job[self.cells[name]] = bits(value)
         return job
 
     # running
@@ -271,7 +271,7 @@ class _Bound:
                    if name in settings]
         for row, cell, name in scalars:
             if not isinstance(settings[name], np.ndarray):
-                self.table[row, cell] = _bits(settings[name])
+                self.table[row, cell] = bits(settings[name])
         cells, changes = changing(self.table, scalars, settings)
         for cell, name in enumerate(_jit.operands(sweep.observe), _jit.HEADER):
             if name in ("traces", "update"):
@@ -280,20 +280,8 @@ class _Bound:
         job = {"steps": steps, "strict": 1, "goal": goal, "losses": losses.ctypes.data, "changing": address(cells),
                "changes": address(changes), "change_count": 0 if cells is None else len(cells)}
         for name, value in job.items():
-            self.job[self.cells[name]] = _bits(value)
+            self.job[self.cells[name]] = bits(value)
         self._walk(inputs)
         _, overflowed, done = self.shared[[walk.FAILED, walk.OVERFLOWED, walk.DONE]].tolist()
         stopped = "update" if overflowed else "loss" if done < steps and not np.isfinite(losses[done]) else None
         return Outcome(losses[: done + (done < steps)], done, stopped)
-
-
-def _bits(value):
-    """A number as it stands in a cell of a row: integers as they are, the bits of a float."""
-    return struct.unpack("q", struct.pack("d", value))[0] if isinstance(value, float) else int(value)
-
-
-def _zeros(size):
-    """Zeroed bytes that start at a cache line."""
-    memory = np.zeros(size + 64, np.uint8)
-    first = -memory.ctypes.data % 64
-    return memory[first : first + size]

@@ -283,14 +283,14 @@ def exhausted():
     x, y = np.tile(data()[0], (500, 1)), np.tile(data()[1], 500)
     trainer, twin = make(dtype="float64"), make(dtype="float64")
     losses = [trainer.step(x[:5], y[:5])]
-    zeros, cpu_backend._aligned_zeros = cpu_backend._aligned_zeros, None
+    zeros, cpu_backend.aligned_zeros = cpu_backend.aligned_zeros, None
     refused = 0
     for method in (trainer.step, trainer.gradients, trainer.evaluate):
         try:
             method(x, y)
         except TypeError:  # what stands for a MemoryError
             refused += 1
-    cpu_backend._aligned_zeros = zeros
+    cpu_backend.aligned_zeros = zeros
     losses += [trainer.step(x, y), trainer.evaluate(x, y)["loss"], float(trainer.gradients(x, y)["2.bias"][0])]
     expected = [twin.step(x[:5], y[:5]), twin.step(x, y), twin.evaluate(x, y)["loss"],
                 float(twin.gradients(x, y)["2.bias"][0])]
