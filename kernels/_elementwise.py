@@ -1,14 +1,54 @@
-"""Makes kernels of elementwise ops from their formulas."""
+"""Makes kernels of elementwise ops from their formulas.
+
+A formula in two stages is a pair (first, then) that means then(x, first(x)). Its kernel runs one loop after the other
+over a block of numbers: a processor has room for so many instructions that wait for others, and in two short loops more
+of them belong to different numbers than in a long one.
+"""
 
 from ._jit import kernel
 from ._primitives import PANEL, SIZE, reals
 
+BLOCK = 256  # numbers that stay in the first-level cache from one loop to the next
+
+
+def stages(formula):
+    """The stages of a formula, one or two."""
+    return formula if isinstance(formula, tuple) else (formula,)
+
 
 def elementwise_kernel(name, value, arity):
     """The kernel that computes `value` of one, two or three operands, not in place: such loops would not vectorise."""
-    made = (_one_operand, _two_operands, _three_operands)[arity - 1](value)
+    makers = {1: _one_operand, 2: _two_operands, 3: _three_operands}
+    made = _two_stages(*value) if isinstance(value, tuple) else makers[arity](value)
     made.__name__ = made.__qualname__ = name
     return kernel(made)
+
+
+def near_kernel(name, value, near, bound):
+    """As `elementwise_kernel` for one operand; blocks of numbers up to `bound` take `near`, quicker and of one result.
+
+    bound: as a tuple whose first element holds, see `ByPrecision`.
+    """
+    def unary(x, x_panel, y, y_panel, y_panels, context, low, high):
+        end = high * PANEL
+        for panel in range(y_panels):
+            for start in range(low * PANEL, end, BLOCK):
+                count = min(BLOCK, end - start)
+                source = reals(x + (panel * x_panel + start) * SIZE, count)
+                target = reals(y + (panel * y_panel + start) * SIZE, count)
+                inside = True
+                for i in range(count):
+                    inside &= abs(source[i]) <= bound[0]
+                if inside:
+                    for i in range(count):
+                        target[i] = near(source[i])
+                else:
+                    for i in range(count):
+                        target[i] = value(source[i])
+        return 0
+
+    unary.__name__ = unary.__qualname__ = name
+    return kernel(unary)
 
 
 def _one_operand(value):
@@ -19,6 +59,23 @@ def _one_operand(value):
             target = reals(y + (panel * y_panel + low * PANEL) * SIZE, count)
             for i in range(count):
                 target[i] = value(source[i])
+        return 0
+
+    return unary
+
+
+def _two_stages(first, then):
+    def unary(x, x_panel, y, y_panel, y_panels, context, low, high):
+        end = high * PANEL
+        for panel in range(y_panels):
+            for start in range(low * PANEL, end, BLOCK):
+                count = min(BLOCK, end - start)
+                source = reals(x + (panel * x_panel + start) * SIZE, count)
+                target = reals(y + (panel * y_panel + start) * SIZE, count)
+                for i in range(count):
+                    target[i] = first(source[i])
+                for i in range(count):
+                    target[i] = then(source[i], target[i])
         return 0
 
     return unary

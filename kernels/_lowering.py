@@ -12,7 +12,9 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, register_model
 
-_I64, _I32 = ir.IntType(64), ir.IntType(32)
+_TRIPLE = llvm.get_process_triple()
+_X86 = _TRIPLE.startswith(("x86_64", "i686", "amd64"))
+_I64, _I32, _I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
 
 
 class _Span(types.Type):
@@ -122,6 +124,7 @@ class Lowering:
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.integer = _I64 if self.double else _I32
         self.bits, self.bias, self.exponent_bits = (52, 1023, 11) if self.double else (23, 127, 8)
+        self.least = self.integer(0x3FE6A09E667F3BCD if self.double else 0x3F3504F3)  # the bits of sqrt(1/2)
         self._made = {}
 
     def __contains__(self, name):
@@ -151,6 +154,23 @@ class Lowering:
 
         return _simple(types.void(types.int64, types.int64, types.int64), emit)
 
+    def make_room(self):
+        scalar, align = self.scalar, 64
+
+        @intrinsic
+        def room(typing, count):
+            if not isinstance(count, types.IntegerLiteral):
+                return None
+
+            def generate(context, builder, signature, arguments):
+                memory = cgutils.alloca_once(builder, ir.ArrayType(scalar, count.literal_value))
+                memory.align = align
+                return builder.ptrtoint(memory, _I64)
+
+            return types.int64(count), generate
+
+        return room
+
     # bits
 
     def make_as_double(self):
@@ -170,23 +190,42 @@ class Lowering:
 
         return _simple(self.real(types.boolean, self.real, self.real), emit)
 
-    def make_horner(self):
+    def make_polynomial(self):
         name = "llvm.fmuladd." + ("f64" if self.double else "f32")
         real, scalar = self.real, self.scalar
 
         @intrinsic
-        def horner(typing, x, coefficients):
+        def polynomial(typing, x, coefficients):
             def generate(context, builder, signature, arguments):
                 step = _function(builder, name, scalar, [scalar] * 3)
-                count = len(signature.args[1])
-                total = builder.extract_value(arguments[1], count - 1)
-                for i in range(count - 2, -1, -1):
-                    total = builder.call(step, [total, arguments[0], builder.extract_value(arguments[1], i)])
-                return total
+                x, table = arguments
+                first, *terms = (self._held(builder, builder.extract_value(table, i))
+                                 for i in range(len(signature.args[1])))
+                power = x
+                while len(terms) > 1:
+                    pairs = zip(terms[::2], terms[1::2], strict=False)
+                    last = terms[-1:] if len(terms) % 2 else []
+                    terms = [builder.call(step, [high, power, low]) for low, high in pairs] + last
+                    power = builder.fmul(power, power)
+                return builder.call(step, [terms[0], x, first])
 
             return real(real, coefficients), generate
 
-        return horner
+        return polynomial
+
+    def _held(self, builder, value):
+        """`value`, of which the compiler no longer knows that it is a constant.
+
+        Vectors of a constant are loaded anew in each turn of a loop that wants more of them than there are registers.
+        What is no constant stays on the stack instead, where instructions of x86 read it as their operand.
+        """
+        if not _X86:
+            return value
+        kind = ir.FunctionType(self.scalar, [self.scalar])
+        call = builder.asm(kind, "", "=x,0", [value], side_effect=False)
+        call.attributes.add("readnone")
+        call.attributes.add("nounwind")
+        return call
 
     def make_scramble(self):
         def emit(builder, key, number):
@@ -215,25 +254,49 @@ class Lowering:
         return _simple(types.boolean(self.real), emit)
 
     def make_exp2i(self):
-        def emit(builder, k):
-            power = builder.add(builder.fptosi(k, self.integer), self.integer(self.bias))
-            return builder.bitcast(builder.shl(power, self.integer(self.bits)), self.scalar)
+        def emit(builder, t, shift):
+            digits = builder.bitcast(t, self.integer)
+            bias = self._narrow(builder, builder.add(shift, _I64(self.bias)))
+            power = builder.shl(builder.add(digits, bias), self.integer(self.bits))
+            return builder.bitcast(power, self.scalar)
 
-        return _simple(self.real(self.real), emit)
+        return _simple(self.real(self.real, types.int64), emit)
+
+    def make_digit(self):
+        def emit(builder, t, place):
+            digits = builder.lshr(builder.bitcast(t, self.integer), self._narrow(builder, place))
+            return builder.trunc(digits, _I1)
+
+        return _simple(types.boolean(self.real, types.int64), emit)
+
+    def _narrow(self, builder, value):
+        return value if self.double else builder.trunc(value, _I32)
+
+    def _above_least(self, builder, x):
+        """The bits of x less those of sqrt(1/2): the exponent and, where it is 0, what exceeds the least mantissa."""
+        return builder.sub(builder.bitcast(x, self.integer), self.least)
 
     def make_exponent(self):
         def emit(builder, x):
-            power = builder.ashr(builder.bitcast(x, self.integer), self.integer(self.bits))
-            return builder.sitofp(builder.sub(power, self.integer(self.bias)), self.scalar)
+            power = builder.ashr(self._above_least(builder, x), self.integer(self.bits))
+            return builder.sitofp(power, self.scalar)
 
         return _simple(self.real(self.real), emit)
 
     def make_mantissa(self):
         def emit(builder, x):
-            digits = builder.and_(builder.bitcast(x, self.integer), self.integer((1 << self.bits) - 1))
-            return builder.bitcast(builder.or_(digits, self.integer(self.bias << self.bits)), self.scalar)
+            above = builder.and_(self._above_least(builder, x), self.integer((1 << self.bits) - 1))
+            return builder.bitcast(builder.add(above, self.least), self.scalar)
 
         return _simple(self.real(self.real), emit)
+
+    def make_signed(self):
+        name = "llvm.copysign." + ("f64" if self.double else "f32")
+
+        def emit(builder, x, sign):
+            return builder.call(_function(builder, name, self.scalar, [self.scalar] * 2), [x, sign])
+
+        return _simple(self.real(self.real, self.real), emit)
 
     def make_chop(self):
         def emit(builder, x):
@@ -462,12 +525,10 @@ class Lowering:
         return _simple(types.void(types.int64, types.int64), emit)
 
     def make_pause(self):
-        triple = llvm.get_process_triple()
-
         def emit(builder):
-            if triple.startswith(("x86_64", "i686", "amd64")):
+            if _X86:
                 builder.call(_function(builder, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
-            elif triple.startswith(("aarch64", "arm64")):
+            elif _TRIPLE.startswith(("aarch64", "arm64")):
                 builder.call(_function(builder, "llvm.aarch64.hint", ir.VoidType(), [_I32]), [_I32(1)])
 
         return _simple(types.void(), emit)

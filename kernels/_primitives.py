@@ -7,6 +7,7 @@ Addresses and sizes are int64 throughout; `real` is the floating-point type that
 
 import ctypes
 import math
+import threading
 
 import numpy as np
 
@@ -18,6 +19,7 @@ LANES = 4  # `real`s in one vector register
 PANEL = 8  # columns of a weight panel: two vectors
 TILE = 6  # rows of the register tile
 FUSED = False  # `fma` rounds once
+ROUND = 1.5 * 2.0**52  # x + ROUND holds the integer k nearest to x, for |x| < 2**22, in its last digits
 
 
 class ByPrecision(tuple):
@@ -71,27 +73,41 @@ def select(condition, yes, no):
     return yes if condition else no
 
 
-def horner(x, coefficients):
-    """The polynomial with these coefficients, lowest power first, at x; a chain of fused multiply-adds."""
+def polynomial(x, coefficients):
+    """The polynomial with these coefficients, lowest power first, at x.
+
+    All but the last addition in pairs (G. Estrin 1960), since a chain of additions takes longer than they do.
+    """
     total = coefficients[-1]
     for coefficient in coefficients[-2::-1]:
         total = fma(total, x, coefficient)
     return total
 
 
-def exp2i(k):
-    """2**k for an integral `real` k inside the exponent range of normal numbers."""
-    return real(math.ldexp(1.0, int(k)))
+def exp2i(t, shift):
+    """2**(k + shift) for t = k + ROUND, where that is a normal number; else, and for NaN, anything."""
+    k = t - ROUND + shift
+    return real(math.ldexp(1.0, int(k))) if abs(k) < 1100 else real(0)
+
+
+def digit(t, place):
+    """Whether k has the binary digit 2**place, for t = k + ROUND; a negative k as two's complement."""
+    return bool(int(t - ROUND) >> place & 1) if math.isfinite(t) else False
 
 
 def exponent(x):
-    """The integral k, as `real`, with 2**k <= x < 2**(k+1), for positive normal x."""
-    return real(math.frexp(x)[1] - 1)
+    """The integral k, as `real`, with sqrt(1/2) <= x / 2**k < sqrt(2), for positive normal x; else anything."""
+    return real(math.frexp(x / math.sqrt(0.5))[1] - 1) if math.isfinite(x) else real(0)
 
 
 def mantissa(x):
-    """x / 2**exponent(x), in [1, 2), for positive normal x."""
-    return real(2.0 * math.frexp(x)[0])
+    """x / 2**exponent(x) for positive normal x; else anything."""
+    return real(math.ldexp(x, -int(exponent(x))))
+
+
+def signed(x, sign):
+    """x with the sign of `sign`, that of a zero too."""
+    return math.copysign(x, sign)
 
 
 def chop(x):
@@ -173,6 +189,15 @@ def transpose(source, source_row, target, target_row):
     block = [_array(source + i * source_row * SIZE, LANES, real) for i in range(LANES)]
     for j in range(LANES):
         _array(target + j * target_row * SIZE, LANES, real)[:] = [row[j] for row in block]
+
+
+_rooms = threading.local()
+
+
+def room(count):
+    """The address of `count` reals of the kernel's own, a literal number; what they hold is not said."""
+    _rooms.last = np.empty(count, real)
+    return _rooms.last.ctypes.data
 
 
 def copy(target, source, size):

@@ -32,8 +32,38 @@ def two_product(a, b):
     return p, rest
 
 
+def product_sum(a, b, c):
+    """(s, rest) with s + rest = a * b + c, to the last bit or nearly, where |a b| <= |c| / 2 or c has few digits."""
+    if FUSED:
+        s = fma(a, b, c)
+        return s, fma(a, b, c - s)
+    p, rest = two_product(a, b)
+    s, low = two_sum_ordered(c, p)
+    return s, low + rest
+
+
+def multiplied_and_added(a, b, c):
+    """a * b + c, rounded once or nearly, under the conditions of `product_sum`."""
+    if FUSED:
+        return fma(a, b, c)
+    high, low = product_sum(a, b, c)
+    return high + low
+
+
 def quotient(high, low, over_high, over_low):
     """(high + low) / (over_high + over_low) as an unevaluated sum."""
+    inverse, q, rest = _division(high, low, over_high, over_low)
+    return q, rest * inverse
+
+
+def divided(high, low, over_high, over_low):
+    """(high + low) / (over_high + over_low), rounded once or nearly; a `low` of -0.0 is nothing."""
+    inverse, q, rest = _division(high, low, over_high, over_low)
+    return fma(rest, inverse, q)
+
+
+def _division(high, low, over_high, over_low):
+    """(1 / over_high, q, rest): the quotient is q + rest / over_high."""
     inverse = 1.0 / over_high
     q = high * inverse
     if FUSED:
@@ -41,4 +71,4 @@ def quotient(high, low, over_high, over_low):
     else:
         p, rest = two_product(q, over_high)
         rest = (high - p) - rest
-    return q, (rest + fma(-q, over_low, low)) * inverse
+    return inverse, q, fma(-q, over_low, rest) + low

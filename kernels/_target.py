@@ -38,6 +38,7 @@ class Target:
             "PANEL": 2 * lanes,
             "TILE": self.rows,
             "FUSED": self.fused,
+            "ROUND": dtype.type(1.5 / np.finfo(dtype).eps),
         }
 
 

@@ -8,14 +8,17 @@ import types
 
 import numpy as np
 
-from . import _primitives, elementary
+from . import _primitives
+from . import elementary as e
 from ._jit import is_helper, names_read
 from ._op import OPS
+from .exponential import LIFT, exp_lifted, left
+from .gates import gelu_slope_end, gelu_slope_tail, sigmoid_end
 
 
 def trace(formula, *operands):
     """What `formula` makes of nodes or arrays, and numbers. Raises ValueError for functions that no op stands for."""
-    return _rebound(formula)(*operands)
+    return _meaning(formula.__name__, formula)(*operands)
 
 
 def _rebound(function):
@@ -29,11 +32,9 @@ def _rebound(function):
 def _meaning(name, value):
     if value is math:
         return types.SimpleNamespace(sqrt=np.sqrt)
-    if callable(value) and value in (_primitives.select, _primitives.fma):
-        return {"select": _select, "fma": _fma}[value.__name__]
-    if getattr(value, "__module__", None) == elementary.__name__ and value.__name__ in _OPS:
-        return _OPS[value.__name__]
-    if getattr(value, "__module__", None) in (elementary.__name__, _primitives.__name__) and callable(value):
+    if isinstance(value, types.FunctionType) and value in _MEANINGS:
+        return _MEANINGS[value]
+    if getattr(value, "__module__", None) == _primitives.__name__ and callable(value):
         def unknown(*operands):
             raise ValueError(f"{name} has no op that could be differentiated")
 
@@ -47,10 +48,6 @@ def _select(condition, yes, no):
     if isinstance(condition, np.ndarray):
         return np.where(condition, yes, no)
     return condition.graph.elementwise("where", condition, yes, no)
-
-
-def _fma(a, b, c):
-    return a * b + c
 
 
 def _normal_pdf(x):
@@ -73,10 +70,17 @@ def _softplus(x):
     return np.maximum(x, 0.0) + np.log1p(np.exp(-abs(x)))
 
 
-_OPS = {
-    "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
-    "pow": np.power, "sigmoid": _sigmoid, "sigmoid_slope": lambda x: _sigmoid(x) * _sigmoid(-x),
-    "normal_pdf": _normal_pdf, "normal_cdf": _normal_cdf, "softplus": _softplus,
-    "erf": _erf, "clamp": lambda x, low, high: np.minimum(np.maximum(x, low), high),
-    "tanhshrink": lambda x: x - np.tanh(x),
+def _left(x, least):
+    return np.maximum(_select(x < 0.0, x, -x), least)
+
+
+_MEANINGS = {
+    _primitives.select: _select, _primitives.fma: lambda a, b, c: a * b + c,
+    e.exp: np.exp, e.expm1: np.expm1, e.log: np.log, e.log1p: np.log1p, e.pow: np.power, e.sin: np.sin, e.cos: np.cos,
+    e.tanh: np.tanh, e.tanhshrink: lambda x: x - np.tanh(x), e.sigmoid: _sigmoid, e.softplus: _softplus, e.erf: _erf,
+    e.sigmoid_slope: lambda x: _sigmoid(x) * _sigmoid(-x),
+    e.normal_pdf: _normal_pdf, e.normal_cdf: _normal_cdf,
+    e.clamp: lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    left: _left, exp_lifted: lambda n: np.exp(n) * 2.0**LIFT, sigmoid_end: lambda x, e: _sigmoid(x),
+    gelu_slope_tail: lambda x: None, gelu_slope_end: lambda x, tail: _normal_cdf(x) + x * _normal_pdf(x),
 }

@@ -12,30 +12,25 @@ from itertools import zip_longest
 
 import numpy as np
 
+from ._elementwise import BLOCK, stages
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
-from ._panels import nothing
-from ._primitives import PANEL, SIZE, ByPrecision, copy, fma, real, reals, select
-from ._sums import quotient, two_product, two_sum, two_sum_ordered
+from ._primitives import PANEL, SIZE, ByPrecision, copy, exp2i, fma, real, reals, room, select
+from ._sums import divided, product_sum, two_product, two_sum_ordered
 from ._trace import trace
-from .elementary import (
-    EXP_RANGE,
-    clamp,
-    exp,
-    exp_parts,
-    expm1,
-    normal_cdf,
-    normal_cdf_parts,
-    normal_pdf,
-    scale,
-    scale_below,
-    sigmoid,
-    sigmoid_parts,
-    sigmoid_slope,
-    signed,
-    softplus,
-    tanh,
-    tanhshrink,
+from .elementary import exp, expm1, tanh
+from .exponential import LEAST, LIFT, LOWERED, exp_left, exp_lifted, exp_sum_parts, left, softplus_end
+from .gates import (
+    both_sides,
+    gated,
+    gated_sigmoid,
+    gelu_end,
+    gelu_slope_end,
+    gelu_slope_tail,
+    gelu_tail,
+    sigmoid_end,
+    tanhshrink_end,
+    tanhshrink_far,
 )
 from .gemm import PLAIN
 
@@ -47,10 +42,11 @@ def activation(name, value, slope, saves, reference, reference_slope, cases=({},
     """Enter an activation and its backward op into the table, with CPU kernels made from the formulas.
 
     value, slope, reference, reference_slope: functions of x (the slopes: of what `saves` names, "x" or "y"), then of
-    the parameters, at most two. cases: parameters to test the op with; finish: see `Op`, forward and backward.
+    the parameters, at most two. value and slope may be in two stages, see `_elementwise`. cases: parameters to test the
+    op with; finish: see `Op`, forward and backward.
     Raises ValueError where the name is taken, there are more parameters, or the cases do not name them.
     """
-    parameters = tuple(signature(value).parameters)[1:]
+    parameters = tuple(signature(stages(value)[0]).parameters)[1:]
     if len(parameters) > len(_OPERANDS):
         raise ValueError(f"an activation has at most {len(_OPERANDS)} parameters, {name!r} has {parameters}")
     if any(case.keys() != set(parameters) for case in cases):
@@ -68,7 +64,11 @@ def activation(name, value, slope, saves, reference, reference_slope, cases=({},
 
     def gradient_of_backward(graph, node, upstream):
         dy, saved = node.inputs
-        bend = trace(slope, saved, *(node.attributes[parameter] for parameter in parameters))
+        given = [node.attributes[parameter] for parameter in parameters]
+        first, *then = stages(slope)
+        bend = trace(first, saved, *given)
+        for stage in then:
+            bend = trace(stage, saved, bend, *given)
         second = None
         if isinstance(bend, type(saved)) and bend.depends_on(saved):
             (second,) = graph.gradient(bend, [saved], seed=upstream * dy)
@@ -87,39 +87,64 @@ def scalar_operands(name, attributes):
     return dict(zip_longest(_OPERANDS, values, fillvalue=0.0))
 
 
-def _of_two(formula):
-    """`formula` as a function of x and two parameters, whatever it has itself."""
-    padded = (lambda x, p, q: formula(x), lambda x, p, q: formula(x, p), formula)
-    return padded[len(signature(formula).parameters) - 1]
+def _padded(formula, operands):
+    """`formula` as a function of its operands and two parameters, whatever it has itself."""
+    takes = len(signature(formula).parameters) - operands
+    if operands == 1:
+        return (lambda x, p, q: formula(x), lambda x, p, q: formula(x, p), formula)[takes]
+    return (lambda x, t, p, q: formula(x, t), lambda x, t, p, q: formula(x, t, p), formula)[takes]
+
+
+def _in_stages(formula):
+    """Two stages of a formula, the second of which may give what the first does."""
+    first, *then = stages(formula)
+    return _padded(first, 1), _padded(then[0], 2) if then else None
 
 
 def _forward_kernel(name, formula):
-    value = _of_two(formula)
+    first, then = _in_stages(formula)
+    staged = then is not None
+    then = then or first
 
     def forward(x, x_panel, y, y_panel, y_panels, p: float, q: float, context, low, high):
-        first, second, count = real(p), real(q), (high - low) * PANEL
-        same = nothing(context)
+        a, b, end = real(p), real(q), high * PANEL
+        own = room(BLOCK)
         for panel in range(y_panels):
-            target = _moved(x + (panel * x_panel + low * PANEL) * SIZE,
-                            y + (panel * y_panel + low * PANEL) * SIZE, count)
-            for i in range(count):
-                target[i] = value(target[i], first, second) + same
+            for start in range(low * PANEL, end, BLOCK):
+                count = min(BLOCK, end - start)
+                copy(own, x + (panel * x_panel + start) * SIZE, count)
+                source, target = reals(own, count), reals(y + (panel * y_panel + start) * SIZE, count)
+                for i in range(count):
+                    target[i] = first(source[i], a, b)
+                if staged:
+                    for i in range(count):
+                        target[i] = then(source[i], target[i], a, b)
         return 0
 
     return kernel(forward, f"{name}_forward")
 
 
 def _backward_kernel(name, formula):
-    slope = _of_two(formula)
+    first, then = _in_stages(formula)
+    staged = then is not None
+    then = then or first
 
     def backward(dy, dy_panel, saved, saved_panel, dx, dx_panel, dx_panels, p: float, q: float, context, low, high):
-        first, second, count = real(p), real(q), (high - low) * PANEL
+        a, b, end = real(p), real(q), high * PANEL
+        slopes = reals(room(BLOCK), BLOCK)
         for panel in range(dx_panels):
-            kept = reals(saved + (panel * saved_panel + low * PANEL) * SIZE, count)
-            target = _moved(dy + (panel * dy_panel + low * PANEL) * SIZE,
-                            dx + (panel * dx_panel + low * PANEL) * SIZE, count)
-            for i in range(count):
-                target[i] = target[i] * slope(kept[i], first, second)
+            for start in range(low * PANEL, end, BLOCK):
+                count = min(BLOCK, end - start)
+                kept = reals(saved + (panel * saved_panel + start) * SIZE, count)
+                target = _moved(dy + (panel * dy_panel + start) * SIZE, dx + (panel * dx_panel + start) * SIZE, count)
+                if staged:
+                    for i in range(count):
+                        slopes[i] = first(kept[i], a, b)
+                    for i in range(count):
+                        target[i] = target[i] * then(kept[i], slopes[i], a, b)
+                else:
+                    for i in range(count):
+                        target[i] = target[i] * first(kept[i], a, b)
         return 0
 
     return kernel(backward, f"{name}_backward")
@@ -155,19 +180,19 @@ def _numpy_sigmoid(x):
     return np.where(x < 0, e, 1) / (1 + e)
 
 
-activation("sigmoid", sigmoid, _sigmoid_slope, "y", _numpy_sigmoid, lambda y: y * (1 - y))
+activation("sigmoid", (exp_left, sigmoid_end), _sigmoid_slope, "y", _numpy_sigmoid, lambda y: y * (1 - y))
 
 
-def _log_sigmoid(x):
-    return -softplus(-x)
+def _log_sigmoid_end(x, e):
+    return -softplus_end(-x, e)
 
 
-def _log_sigmoid_slope(x):
-    return sigmoid(-x)
+def _log_sigmoid_slope_end(x, e):
+    return sigmoid_end(-x, e)
 
 
-activation("log_sigmoid", _log_sigmoid, _log_sigmoid_slope, "x", lambda x: -np.logaddexp(0, -x),
-           lambda x: _numpy_sigmoid(-x))
+activation("log_sigmoid", (exp_left, _log_sigmoid_end), (exp_left, _log_sigmoid_slope_end), "x",
+           lambda x: -np.logaddexp(0, -x), lambda x: _numpy_sigmoid(-x))
 
 
 def _tanh_slope(y):
@@ -181,7 +206,8 @@ def _tanhshrink_slope(x):
     return tanh(x) * tanh(x)
 
 
-activation("tanhshrink", tanhshrink, _tanhshrink_slope, "x", lambda x: x - np.tanh(x), lambda x: np.tanh(x) ** 2)
+activation("tanhshrink", (tanhshrink_far, tanhshrink_end), _tanhshrink_slope, "x",
+           lambda x: x - np.tanh(x), lambda x: np.tanh(x) ** 2)
 
 # Softsign (Glorot and Bengio 2010, section 2)
 
@@ -200,17 +226,21 @@ activation("softsign", _softsign, _softsign_slope, "x", lambda x: x / (1 + np.ab
 # Softplus (Dugas et al. 2001), linear from beta x = threshold on, as in torch; TensorFlow has no such limit.
 
 
-def _softplus(x, beta, threshold):
+def _softplus_exp(x, beta, threshold):
+    return exp_left(beta * x)
+
+
+def _softplus_end(x, e, beta, threshold):
     u = beta * x
-    return select(u > threshold, x, softplus(u) / beta)
+    return select(u > threshold, x, softplus_end(u, e) / beta)
 
 
-def _softplus_slope(x, beta, threshold):
+def _softplus_slope_end(x, e, beta, threshold):
     u = beta * x
-    return select(u > threshold, 1.0, sigmoid(u))
+    return select(u > threshold, 1.0, sigmoid_end(u, e))
 
 
-activation("softplus", _softplus, _softplus_slope, "x",
+activation("softplus", (_softplus_exp, _softplus_end), (_softplus_exp, _softplus_slope_end), "x",
            lambda x, beta, threshold: np.where(beta * x > threshold, x, np.logaddexp(0, beta * x) / beta),
            lambda x, beta, threshold: np.where(beta * x > threshold, 1, _numpy_sigmoid(beta * x)),
            cases=({"beta": 1.0, "threshold": 20.0}, {"beta": 2.5, "threshold": 4.0}))
@@ -262,26 +292,10 @@ activation("selu", _selu, _selu_slope, "x",
            lambda x: _SELU_SCALE * np.where(x >= 0, x, _SELU_ALPHA * np.expm1(-np.abs(x))),
            lambda x: _SELU_SCALE * np.where(x > 0, 1, _SELU_ALPHA * np.exp(np.minimum(x, 0))).astype(x.dtype))
 
-# GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P. Beyond
-# _GELU_FAR P is 0 or 1; -inf has the limit 0, not the product.
-
-_GELU_FAR = 40.0
+# GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x P(Z <= x), exactly, and with the paper's tanh for P; 0 at -inf.
 
 
-def _gated(x, far, high, low, k):
-    """x times the parts of a gate that is 0 below -far and 1 above far."""
-    size = select(x < 0.0, -x, x)
-    near = select(size > far, far, size)
-    return scale_below(x, signed(x, fma(select(x > far, x, near), high, near * low)), k)
-
-
-def _gelu(x):
-    high, low, k = normal_cdf_parts(x)
-    return _gated(x, _GELU_FAR, high, low, k)
-
-
-def _gelu_slope(x):
-    return normal_cdf(x) + x * normal_pdf(x)
+_ZERO = 40.0  # P is 0 below -_ZERO
 
 
 def _numpy_normal_cdf(x):
@@ -293,38 +307,50 @@ def _numpy_normal_pdf(x):
     return np.exp(-0.5 * x * x) * x.dtype.type(1 / math.sqrt(2 * math.pi))
 
 
-activation("gelu", _gelu, _gelu_slope, "x", lambda x: np.maximum(x, -_GELU_FAR) * _numpy_normal_cdf(x),
+activation("gelu", (gelu_tail, gelu_end), (gelu_slope_tail, gelu_slope_end), "x",
+           lambda x: np.maximum(x, -_ZERO) * _numpy_normal_cdf(x),
            lambda x: _numpy_normal_cdf(x) + x * _numpy_normal_pdf(x))
 
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2/pi)
 _GELU_CUBE = 0.044715
-# 2 sqrt(2/pi), and its product with the cube's coefficient, as unevaluated sums
-_GELU_FIRST = ByPrecision(single=(1.5957691669464111, -4.534068042105271576e-8),
-                          double=(1.5957691216057308, -9.969308809110920315e-17))
+_GELU_LEAST = ByPrecision(single=(-11.0,), double=(-21.65,))  # up to here x sigmoid(2u) and its slope are 0
+# 2 sqrt(2/pi) as a short number and what remains, and its product with the cube's coefficient as an unevaluated sum
+_GELU_FIRST = ByPrecision(single=(1.595703125, 0.00006599660573071175978),
+                          double=(1.5957691073417664, 1.426396435433790924e-8))
 _GELU_THIRD = ByPrecision(single=(0.07135481387376785, 2.398832395993135627e-9),
                           double=(0.07135481627260025, -6.175149918155315453e-19))
 
 
-def _gelu_tanh(x):
+def _gelu_tanh_exp(x):
     """(1 + tanh u) / 2 = sigmoid(2u); the exponential in it would magnify a rounding of u."""
-    a = clamp(x, -_GELU_FAR, _GELU_FAR)
-    square, square_low = two_product(a, a)
-    third, third_low = two_product(_GELU_THIRD[0], square)
-    slope, slope_low = two_sum(_GELU_FIRST[0], third)
-    slope_low += _GELU_FIRST[1] + (third_low + _GELU_THIRD[0] * square_low + _GELU_THIRD[1] * square)
-    u, u_low = two_product(a, slope)
-    high, low, k = sigmoid_parts(u, u_low + a * slope_low)
-    return _gated(x, _GELU_FAR, high, low, k)
+    n = left(x, _GELU_LEAST[0])
+    square, square_low = two_product(n, n)
+    slope, slope_low = product_sum(_GELU_THIRD[0], square, _GELU_FIRST[0])
+    slope_low += fma(_GELU_THIRD[1], square, fma(_GELU_THIRD[0], square_low, _GELU_FIRST[1]))
+    u, u_low = two_product(n, slope)
+    m, t = exp_sum_parts(u, fma(n, slope_low, u_low))
+    power = exp2i(t, LIFT)
+    return fma(m, power, power)
 
 
-def _gelu_tanh_slope(x):
-    x = clamp(x, -40.0, 40.0)  # 0 and 1 to the last bit, and no power of x overflows
-    u = _GELU_SCALE * (x + _GELU_CUBE * (x * x * x))
-    return sigmoid(u) + x * sigmoid_slope(u) * (_GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * (x * x)))
+def _gelu_tanh_end(x, e):
+    return gated_sigmoid(x, left(x, _GELU_LEAST[0]), e)
+
+
+def _gelu_tanh_slope_exp(x):
+    n = left(x, _GELU_LEAST[0])
+    return exp_lifted(_GELU_SCALE * n * fma(_GELU_CUBE, n * n, 1.0))
+
+
+def _gelu_tanh_slope_end(x, e):
+    n = left(x, _GELU_LEAST[0])
+    q = 1.0 / fma(e, LOWERED, 1.0)
+    slope = fma(3.0 * _GELU_CUBE * _GELU_SCALE, n * n, _GELU_SCALE)
+    return both_sides(x, e * q * fma(n * slope, q, 1.0))
 
 
 def _numpy_gelu_tanh(x):
-    x = np.maximum(x, -_GELU_FAR)
+    x = np.maximum(x, -_ZERO)
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)))
 
 
@@ -335,48 +361,49 @@ def _numpy_gelu_tanh_slope(x):
     return 0.5 * (1 + np.tanh(v)) + x * 2 * e / (1 + e) ** 2 * math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBE * x * x)
 
 
-activation("gelu_tanh", _gelu_tanh, _gelu_tanh_slope, "x", _numpy_gelu_tanh, _numpy_gelu_tanh_slope)
+activation("gelu_tanh", (_gelu_tanh_exp, _gelu_tanh_end), (_gelu_tanh_slope_exp, _gelu_tanh_slope_end), "x",
+           _numpy_gelu_tanh, _numpy_gelu_tanh_slope)
 
 # SiLU (Hendrycks and Gimpel 2016; swish in Ramachandran et al. 2017, arXiv:1710.05941): x sigmoid(x), 0 at -inf.
 
 
-def _silu(x):
-    high, low, k = sigmoid_parts(x, 0.0)
-    return _gated(x, -EXP_RANGE[0], high, low, k)
+def _silu_end(x, e):
+    return gated_sigmoid(x, left(x, LEAST[0]), e)
 
 
-def _silu_slope(x):
-    return sigmoid(x) + x * sigmoid_slope(x)
+def _silu_slope_end(x, e):
+    n = left(x, LEAST[0])
+    q = 1.0 / fma(e, LOWERED, 1.0)
+    return both_sides(x, e * q * fma(n, q, 1.0))
 
 
-activation("silu", _silu, _silu_slope, "x", lambda x: np.maximum(x, -1000) * _numpy_sigmoid(x),
+activation("silu", (exp_left, _silu_end), (exp_left, _silu_slope_end), "x",
+           lambda x: np.maximum(x, -1000) * _numpy_sigmoid(x),
            lambda x: _numpy_sigmoid(x) * (1 + x * _numpy_sigmoid(-x)))
 
 # Mish (Misra 2019, arXiv:1908.08681): x tanh(ln(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2), 0 at -inf. With
-# e = exp(-|x|) and n = e (e + 2) for x < 0, 1 + 2e else, the slope is
-#     n/d + 4x e (1 + e) / d^2, the second term times e for x >= 0;  d = n + 2 for x < 0, n + 2e^2 else.
+# e = exp(-|x|), the factor of x is n / (n + 2) where x < 0, and 1 - n / (n + 1 + 2e) with n = 2e e elsewhere. The slope
+# is for x < 0 (n + 4x e (1 + e) / (n + 2)) / (n + 2), else (n + 4x e^2 (1 + e) / d) / d, n = 1 + 2e, d = n + 2e^2.
 
 
-def _mish(x):
-    m, k = exp_parts(select(x > 20.0, 20.0, x), 0.0)  # n / (n + 2) is 1 to the last bit of either type
-    power, below = scale(1.0, k), x < 0.0
-    outer, inner = select(below, 1.0, power), select(below, power, 1.0)  # e^x < 1 multiplies what underflows at the end
-    e, e_low = two_sum_ordered(outer, outer * m)
-    a, a_low = two_sum(2.0, e * inner)
-    a_low += e_low * inner
-    n, n_low = two_product(e, a)
-    n_low += e * a_low + e_low * a
-    d, d_low = two_sum(2.0, n * inner)
-    high, low = quotient(n, n_low, d, d_low + n_low * inner)
-    return _gated(x, -EXP_RANGE[0], high, low, k)
+def _mish_end(x, lifted):
+    x_left, below = left(x, LEAST[0]), x < 0.0
+    e = lifted * LOWERED
+    b = select(below, e + 2.0, 2.0 * e)
+    n, n_low = two_product(lifted, b)
+    n_low += lifted * select(below, e - (b - 2.0), 0.0)
+    d, d_low = two_sum_ordered(select(below, 2.0, fma(2.0, e, 1.0)), n * LOWERED)
+    d_low = fma(n_low, LOWERED, d_low)
+    high, low = two_product(x_left, n)
+    return gated(x, divided(high, fma(x_left, n_low, low), d, d_low))
 
 
-def _mish_slope(x):
-    below = x < 0.0
-    e = exp(select(below, x, -x))
-    n = select(below, e * (e + 2.0), 1.0 + 2.0 * e)
-    d = n + select(below, 2.0, 2.0 * e * e)
-    return (n + 4.0 * x * e * (1.0 + e) * select(below, 1.0, e) / d) / d
+def _mish_slope_end(x, lifted):
+    x_left, below = left(x, LEAST[0]), x < 0.0
+    e = lifted * LOWERED
+    n = select(below, e * (e + 2.0), fma(2.0, e, 1.0))
+    inverse = 1.0 / (n + select(below, 2.0, 2.0 * e * e))
+    return fma(4.0 * x_left * e * select(below, 1.0, -e), (1.0 + e) * inverse, n) * inverse
 
 
 def _numpy_mish_slope(x):
@@ -384,5 +411,6 @@ def _numpy_mish_slope(x):
     return np.tanh(s) + x * _numpy_sigmoid(x) / np.cosh(s) ** 2
 
 
-activation("mish", _mish, _mish_slope, "x", lambda x: np.maximum(x, -1000) * np.tanh(np.logaddexp(0, x)),
+activation("mish", (exp_left, _mish_end), (exp_left, _mish_slope_end), "x",
+           lambda x: np.maximum(x, -1000) * np.tanh(np.logaddexp(0, x)),
            _numpy_mish_slope)

@@ -8,26 +8,29 @@ import math
 
 import numpy as np
 
-from ._elementwise import elementwise_kernel
+from ._elementwise import elementwise_kernel, near_kernel
 from ._op import Op, one_shape, register, same_shape, three_of_one_shape
 from ._primitives import select
-from .elementary import cos, erf, exp, expm1, log, log1p, pow, sin
+from .elementary import cos, exp, expm1, log, log1p, pow, sin
+from .gates import erf_end, erf_far
+from .trigonometry import NEAR, near_cos, near_sin
 
 _SHAPES = {1: one_shape, 2: same_shape, 3: three_of_one_shape}
 
 
-def elementwise(name, value, slopes, reference, arity=1):
+def elementwise(name, value, slopes, reference, arity=1, cpu=None):
     """Enter an elementwise op.
 
-    value: its formula. slopes: `(upstream, y, *operands) -> nodes`, upstream times the slope for each operand, or None
-    where that is zero everywhere. reference: the line of NumPy.
+    value: its formula, that of one operand perhaps in two stages (see `_elementwise`). slopes: `(upstream, y,
+    *operands) -> nodes`, upstream times the slope for each operand, or None where that is zero everywhere.
+    reference: the line of NumPy. cpu: the kernel, made from the formula if not given.
     """
     def gradient(graph, node, upstream):
         found = slopes(upstream, node, *node.inputs)
         return found if isinstance(found, tuple) else (found,)
 
     register(Op(name, _SHAPES[arity], lambda attributes, *operands: reference(*operands), gradient, arity=arity,
-                cpu=elementwise_kernel(name, value, arity)))
+                cpu=cpu or elementwise_kernel(name, value, arity)))
 
 
 def _add(x, y):
@@ -95,9 +98,9 @@ elementwise("exp", exp, lambda up, y, x: up * y, np.exp)
 elementwise("expm1", expm1, lambda up, y, x: up * np.exp(x), np.expm1)
 elementwise("log", log, lambda up, y, x: up / x, np.log)
 elementwise("log1p", log1p, lambda up, y, x: up / (1 + x), np.log1p)
-elementwise("sin", sin, lambda up, y, x: up * np.cos(x), np.sin)
-elementwise("cos", cos, lambda up, y, x: -(up * np.sin(x)), np.cos)
-elementwise("erf", erf, lambda up, y, x: up * (2 / math.sqrt(math.pi)) * np.exp(-(x**2)),
+elementwise("sin", sin, lambda up, y, x: up * np.cos(x), np.sin, cpu=near_kernel("sin", sin, near_sin, NEAR))
+elementwise("cos", cos, lambda up, y, x: -(up * np.sin(x)), np.cos, cpu=near_kernel("cos", cos, near_cos, NEAR))
+elementwise("erf", (erf_far, erf_end), lambda up, y, x: up * (2 / math.sqrt(math.pi)) * np.exp(-(x**2)),
             lambda x: np.vectorize(math.erf, otypes=[x.dtype])(x))
 elementwise("power", pow, lambda up, z, x, y: (up * y * x ** _one_less(y), _exponent_gradient(up, z, x)), np.power, 2)
 

@@ -1,5 +1,6 @@
 """Elementary functions: the coefficients derived again, the largest errors in units in the last place, the edges."""
 
+import importlib
 import itertools
 import math
 
@@ -8,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from hotloop.kernels import _jit, activations, elementary
+from hotloop.kernels import _jit, activations, elementary, exponential, gates, trigonometry
 from hotloop.kernels._jit import kernel
 from hotloop.kernels._primitives import reals
 
@@ -34,6 +35,11 @@ def log_rest(z):
     return mpmath.hyp2f1(1, 1.5, 2.5, z) * 2 / 3
 
 
+def log1p_rest(e):
+    """(ln(1 + e) - e + e**2 / 2) / e**3."""
+    return (mpmath.log1p(e) - e + e * e / 2) / e**3
+
+
 def tail_rest(t):
     """((1 + a) exp(a**2 / 2) P(Z > a) - 1/2) / w for w = a / (a + 5) = (1 + t) / 2."""
     w = (1 + t) / 2
@@ -47,14 +53,14 @@ def erf_rest(z):
 
 
 def sin_rest(z):
-    """(sin(pi r / 2) - pi r / 2) / r**3 for r**2 = z."""
+    """(sin(r) - r) / r**3 for r**2 = z."""
     r = mpmath.sqrt(z)
-    return (mpmath.sin(mpmath.pi * r / 2) - mpmath.pi * r / 2) / r**3
+    return (mpmath.sin(r) - r) / r**3
 
 
 def cos_rest(z):
-    """(cos(pi r / 2) - 1) / r**2 for r**2 = z."""
-    return (mpmath.cos(mpmath.pi * mpmath.sqrt(z) / 2) - 1) / z
+    """(cos(r) - 1) / r**2 for r**2 = z."""
+    return (mpmath.cos(mpmath.sqrt(z)) - 1) / z
 
 
 def tail_interval(precision):
@@ -62,12 +68,16 @@ def tail_interval(precision):
     return -1, (far - 5) / (far + 5)
 
 
-def quarter_interval(precision):
-    return 0, mpmath.mpf("1.01") / 4
+def quarter_interval(_):
+    return 0, (mpmath.pi / 4) ** 2 * mpmath.mpf("1.01")
 
 
 def log_interval(_):
     return 0, (3 - 2 * mpmath.sqrt(2)) ** 2 * mpmath.mpf("1.01")
+
+
+def erf_far(precision):
+    return mpmath.mpf({"single": "3.95", "double": "5.95"}[precision])
 
 
 def unit_interval(_):
@@ -82,33 +92,34 @@ def tanh_rest(z):
 
 @pytest.mark.parametrize("precision", ["single", "double"])
 @pytest.mark.parametrize(("name", "function", "interval"), [
-    ("_EXP", exp_rest, lambda _: [sign * mpmath.log(2) / 2 * mpmath.mpf("1.002") for sign in (-1, 1)]),
-    ("_LOG", log_rest, log_interval),
-    ("_ERF", erf_rest, lambda _: [0, 1]),
-    ("_TAIL", tail_rest, tail_interval),
-    ("_SIN", sin_rest, quarter_interval),
-    ("_COS", cos_rest, quarter_interval),
-    ("_TANH", tanh_rest, unit_interval)])
+    ("exponential._EXP", exp_rest, lambda _: [sign * mpmath.log(2) / 2 * mpmath.mpf("1.002") for sign in (-1, 1)]),
+    ("exponential._LOG", log_rest, log_interval),
+    ("exponential._LOG1P", log1p_rest, lambda _: [0, 1]),
+    ("gates._ERF", erf_rest, lambda _: [0, 1]),
+    ("gates._ERFC", lambda a: mpmath.log(mpmath.erfc(a)), lambda precision: [1, erf_far(precision)]),
+    ("gates._TAIL", tail_rest, tail_interval),
+    ("gates._TANH", tanh_rest, unit_interval),
+    ("trigonometry._SIN", sin_rest, quarter_interval),
+    ("trigonometry._COS", cos_rest, quarter_interval)])
 def test_coefficients(name, function, interval, precision):
-    table = read(elementary, name, precision)
+    module, _, name = name.partition(".")
+    table = read(importlib.import_module(f"hotloop.kernels.{module}"), name, precision)
     with mpmath.workdps(60):
         derived = interpolated(function, *map(mpmath.mpf, interval(precision)), len(table) - 1)
         assert max(abs(given / exact - 1) for given, exact in zip(table, derived, strict=True)) <= 2.0**-52
 
 
-def first(name, function, interval):
+def first(module, name, function, interval):
     """The exact first coefficient of a table, for a precision."""
-    return lambda precision: interpolated(function, *interval(precision), len(read(elementary, name, precision)) - 1)[0]
+    return lambda precision: interpolated(function, *interval(precision), len(read(module, name, precision)) - 1)[0]
 
 
 @pytest.mark.parametrize(("precision", "digits"), [("single", 24), ("double", 53)])
 @pytest.mark.parametrize(("module", "name", "exact"), [
-    (elementary, "_HALF_PI", lambda _: mpmath.pi / 2),
-    (elementary, "_LOG_FIRST", first("_LOG", log_rest, log_interval)),
-    (elementary, "_TANH_FIRST", first("_TANH", tanh_rest, unit_interval)),
-    (activations, "_GELU_FIRST", lambda _: 2 * mpmath.sqrt(2 / mpmath.pi)),
+    (exponential, "_LOG_FIRST", first(exponential, "_LOG", log_rest, log_interval)),
+    (gates, "_TANH_FIRST", first(gates, "_TANH", tanh_rest, unit_interval)),
     (activations, "_GELU_THIRD", lambda _: 2 * mpmath.sqrt(2 / mpmath.pi) * mpmath.mpf("0.044715")),
-], ids=["half pi", "log", "tanh", "gelu", "gelu cube"])
+], ids=["log", "tanh", "gelu cube"])
 def test_unevaluated_constants(module, name, exact, precision, digits):
     high, low = read(module, name, precision)
     with mpmath.workdps(60):
@@ -122,11 +133,39 @@ def read(module, name, precision):
     return table.single if precision == "single" else table
 
 
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_gelu_scale(precision):
+    """In a short number, so that sums with it are exact, and what remains."""
+    short, rest = read(activations, "_GELU_FIRST", precision)
+    digits = 13 if precision == "single" else 27
+    assert math.ldexp(short, digits) % 1 == 0
+    with mpmath.workdps(60):
+        assert abs((short + mpmath.mpf(rest)) / (2 * mpmath.sqrt(2 / mpmath.pi)) - 1) <= 2.0**-52 * rest / short
+
+
+@pytest.mark.parametrize("pieces", ["_LONG", "_SHORT"])
+@pytest.mark.parametrize(("precision", "digits"), [("single", 24), ("double", 53)])
+def test_half_pi(pieces, precision, digits):
+    """All pieces are numbers of the type, and the short ones leave room for the multiples that are taken of them."""
+    table = read(trigonometry, pieces, precision)
+    with mpmath.workdps(100):
+        total = sum(map(mpmath.mpf, table))
+        assert 0 <= 1 - total / (mpmath.pi / 2) <= 2.0 ** (-2 * digits - 16)
+    room = math.ceil(math.log2(read(trigonometry, "NEAR", precision)[0] / (math.pi / 2))) if pieces == "_SHORT" else 0
+    assert all((int(math.ldexp(piece, 200)).bit_length() - trailing(int(math.ldexp(piece, 200)))) <= digits - room
+               for piece in table[:-1])
+
+
+def trailing(number):
+    """Zeros at the end of a number's binary digits."""
+    return (number & -number).bit_length() - 1
+
+
 def test_two_over_pi():
     with mpmath.workdps(100):
-        assert mpmath.floor(2 / mpmath.pi * mpmath.mpf(2) ** 200) == elementary._TWO_OVER_PI
-    pieces = [getattr(elementary, f"_P{i}") for i in range(8)]
-    assert sum(int(mpmath.ldexp(piece, 200)) for piece in pieces) == elementary._TWO_OVER_PI
+        assert mpmath.floor(2 / mpmath.pi * mpmath.mpf(2) ** 200) == trigonometry._TWO_OVER_PI
+    pieces = [getattr(trigonometry, f"_P{i}") for i in range(8)]
+    assert sum(int(mpmath.ldexp(piece, 200)) for piece in pieces) == trigonometry._TWO_OVER_PI
 
 
 # Errors
