@@ -62,8 +62,8 @@ def exp_sum_parts(high, low):
     """As `exp_parts`, for an unevaluated sum."""
     t = fma(high, _LOG2E, ROUND)
     k = t - ROUND
-    r = fma(-k, _LN2[0], high) + fma(-k, _LN2[1], low)
-    return fma(r * r, polynomial(r, _EXP), r), t
+    r, rest = two_sum_ordered(fma(-k, _LN2[0], high), fma(-k, _LN2[1], low))
+    return r + fma(r * r, polynomial(r, _EXP), rest), t
 
 
 def left(x, least):
