@@ -384,6 +384,21 @@ class MultiMarginLoss(_Classes):
 
 
 @dataclass(frozen=True)
+class MultiLabelMarginLoss(Loss):
+    """Hinge for several labels: 1 / classes times the sum over labels j and other classes c of max(0, 1 - x_j + x_c).
+
+    A row of targets holds class indices up to the first -1, and is as long as the row of outputs; what stands after
+    that does not count. A label that stands there twice counts twice, as in torch. Averaged over the rows.
+    """
+
+    op = "multilabel_margin_loss"
+
+    def outside(self, y):
+        """All but whole numbers from -1 to the last class."""
+        return (y != np.floor(y)) | (y < -1) | (y >= y.shape[1]), f"be class indices, 0 ... {y.shape[1] - 1}, or -1"
+
+
+@dataclass(frozen=True)
 class ZeroOneLoss(_Classes):
     """Share of rows whose largest output, the first of several, is not the label's: for evaluation.
 
@@ -396,4 +411,4 @@ class ZeroOneLoss(_Classes):
 LOSSES: dict[str, type[Loss]] = {kind.__name__: kind for kind in (
     MSELoss, HalfMSELoss, L1Loss, SmoothL1Loss, HuberLoss, LogCoshLoss, PoissonNLLLoss, KLDivLoss, BCELoss,
     BCEWithLogitsLoss, MultiLabelSoftMarginLoss, HingeLoss, SquaredHingeLoss, ExponentialLoss, SoftMarginLoss,
-    HingeEmbeddingLoss, CrossEntropyLoss, NLLLoss, MultiMarginLoss, ZeroOneLoss)}
+    HingeEmbeddingLoss, CrossEntropyLoss, NLLLoss, MultiMarginLoss, MultiLabelMarginLoss, ZeroOneLoss)}

@@ -287,6 +287,69 @@ def _multi_margin_terms(attributes, x, y):
 register_loss("multi_margin_loss", labels_shape, _multi_margin_terms, multi_margin_loss, Loss(_operands, True),
               ({"p": 1, "margin": 1.0, "weight": None}, {"p": 2, "margin": 2.5, "weight": (0.5, 2.0, 0.0, 1.5)}))
 
+# Several labels in a row of targets, up to a -1: 1 / C sum over labels j and other classes c of max(0, 1 - x_j + x_c)
+
+
+@kernel
+def multilabel_margin_loss(x, x_panel, x_cols, target, target_panel, sample, share: float, scale: float, loss, dx,
+                           dx_panel, context, low, high):
+    """Multi-class hinge of several labels, averaged over the classes; dx may be x. What is no class ends the labels."""
+    factor, shares, room = factor_of(context, share, scale), reals(loss, high), ints(context, CONTEXT)[SCRATCH]
+    values, others = reals(room, x_cols), reals(room + x_cols * SIZE, x_cols)
+    slopes, costs = reals(room + 2 * x_cols * SIZE, x_cols), reals(room + 3 * x_cols * SIZE, x_cols)
+    for i in range(low, high):
+        for c in range(x_cols):
+            values[c] = at(x, x_panel, i, c)
+            others[c], slopes[c], costs[c] = 1.0, 0.0, 0.0
+        labels, total, classes = 0, real(0.0), real(x_cols)
+        while labels < x_cols and 0.0 <= at(target, target_panel, i, labels) < classes:
+            others[int(at(target, target_panel, i, labels))] = 0.0
+            labels += 1
+        for place in range(labels):
+            label = int(at(target, target_panel, i, place))
+            own, pushed = 1.0 - values[label], real(0.0)
+            for c in range(x_cols):
+                gap = select(others[c] == 0.0, 0.0, own + values[c])
+                active = select(gap <= 0.0, 0.0, others[c])
+                costs[c] = costs[c] + select(gap <= 0.0, 0.0, gap)
+                slopes[c] = slopes[c] + active
+                pushed += active
+            slopes[label] = slopes[label] - pushed
+        for c in range(x_cols):
+            total += costs[c]
+        counted = row_weight(0, sample, i, 0, NOTHING) / classes
+        shares[i] = total * counted
+        for c in range(x_cols):
+            line = reals(dx + c // PANEL * dx_panel * SIZE, i * PANEL + c % PANEL + 1)
+            line[i * PANEL + c % PANEL] = slopes[c] * (counted * factor)
+        for c in range(x_cols, -(-x_cols // LANES) * LANES):
+            line = reals(dx + c // PANEL * dx_panel * SIZE, i * PANEL + c % PANEL + 1)
+            line[i * PANEL + c % PANEL] = 0.0
+    return 0
+
+
+def at(matrix, panel, row, column):
+    """An element of a matrix in panels."""
+    shift = row * PANEL + column % PANEL
+    return reals(matrix + column // PANEL * panel * SIZE, shift + 1)[shift]
+
+
+def _multilabel_margin_terms(attributes, x, y):
+    costs, slopes = np.zeros(len(x), x.dtype), np.zeros_like(x)
+    for row in range(len(x)):
+        labels = [int(label) for label in y[row][np.cumprod(y[row] >= 0).astype(bool)]]
+        others = np.setdiff1d(np.arange(x.shape[1]), labels)
+        for label in labels:
+            gaps = 1 - x[row, label] + x[row, others]
+            costs[row] += np.maximum(gaps, 0).sum() / x.shape[1]
+            slopes[row, others] += (gaps > 0) / x.shape[1]
+            slopes[row, label] -= (gaps > 0).sum() / x.shape[1]
+    return costs, slopes, np.ones(len(x), x.dtype)
+
+
+register_loss("multilabel_margin_loss", targets_shape, _multilabel_margin_terms, multilabel_margin_loss,
+              Loss(lambda attributes, columns: {"share": 0.0 if attributes["reduction"] == "sum" else 1.0}))
+
 
 @kernel
 def zero_one_loss(x, x_panel, x_cols, target, sample, loss, context, low, high):

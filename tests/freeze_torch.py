@@ -191,6 +191,7 @@ LOSSES = [  # name, targets, settings; each under every reduction that it has
     ("MultiLabelSoftMarginLoss", "bits", {}), ("MultiLabelSoftMarginLoss", "bits", {"weight": _WEIGHT}),
     ("MultiMarginLoss", "labels", {}), ("MultiMarginLoss", "labels", {"p": 2, "margin": 1.7, "weight": _WEIGHT}),
     ("GaussianNLLLoss", "numbers", {}), ("GaussianNLLLoss", "numbers", {"full": True, "eps": 0.01}),
+    ("MultiLabelMarginLoss", "several", {}),
 ]
 
 
@@ -204,6 +205,9 @@ def draw_targets(generator, kind, rows, outputs):
         return generator.choice([-1, 1], (rows, outputs)).astype(np.float32)
     if kind == "counts":
         return generator.poisson(2, (rows, outputs)).astype(np.float32)
+    if kind == "several":  # labels of a row up to the first -1
+        return np.where(np.arange(outputs) < generator.integers(0, outputs + 1, (rows, 1)),
+                        generator.integers(0, outputs, (rows, outputs)), -1).astype(np.float32)
     if kind == "bits":
         return generator.integers(0, 2, (rows, outputs)).astype(np.float32)
     if kind == "probabilities":
@@ -290,7 +294,8 @@ def freeze_losses():
         frozen |= {f"{place}/x": x, f"{place}/y": y}
         given = {key: torch.tensor(value, dtype=torch.float64) if isinstance(value, tuple) else value
                  for key, value in settings.items()}
-        target = torch.tensor(y) if y.dtype == np.int64 else torch.tensor(y, dtype=torch.float64)
+        whole = y.dtype == np.int64 or targets == "several"
+        target = torch.tensor(y, dtype=torch.int64 if whole else torch.float64)
         for reduction in ("mean", "sum", "batchmean")[: 2 + (name == "KLDivLoss")]:
             prediction = torch.tensor(x, dtype=torch.float64, requires_grad=True)
             operands = prediction, target

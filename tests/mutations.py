@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
+GATES, EXPONENTIAL, WAVES = "kernels/gates.py", "kernels/exponential.py", "kernels/trigonometry.py"
 SMOOTH, PIECES, ROWWISE = "kernels/activations.py", "kernels/piecewise.py", "kernels/softmax.py"
 UPDATES, LOWERING = "kernels/optimizers.py", "kernels/_lowering.py"
 ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
@@ -32,7 +33,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (DENSE, "range(dx_cols - first, width)", "range(dx_cols - first + 1, width)", CASES),
     (DENSE, "if bias and strip == strips - 1:", "if bias and strip == 0:", PRODUCT),
     (DENSE, "w + x_cols * PANEL * SIZE, 0, size", "w + (x_cols - 1) * PANEL * SIZE, 0, size", PRODUCT),
-    (DENSE, "for j in range(width, PANEL):", "for j in range(width + 1, PANEL):", CASES),
+    (DENSE, "for j in range(columns, PANEL):", "for j in range(columns + 1, PANEL):", CASES),
     (GEMM, "            if k > 0:", "            if k > _BLOCK:", PANELS),
     (GEMM, "(panel * b_panel + k * PANEL) * SIZE", "panel * b_panel * SIZE", PANELS),
     (GEMM, "(c, PANEL) if k > 0 else", "(c, PANEL) if k > _BLOCK else", PANELS),
@@ -40,8 +41,8 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (LOWERING, 'fcmp_ordered(">", gate, zero)', 'fcmp_ordered(">=", gate, zero)', SLOPES),
     (SMOOTH, "return 1.0 - y * y", "return 1.0 + y * y", ROWS),
     (SMOOTH, "return y * (1.0 - y)", "return -y * (1.0 - y)", ROWS),
-    (SMOOTH, "return normal_cdf(x) + x * normal_pdf(x)", "return normal_cdf(x)", ROWS),
-    (SMOOTH, "1.0 + 3.0 * _GELU_CUBE", "1.0 + _GELU_CUBE", SLOPES),
+    (GATES, "return fma(_ROOT, n, ratio / (1.0 - n))", "return ratio / (1.0 - n)", ROWS),
+    (SMOOTH, "fma(3.0 * _GELU_CUBE * _GELU_SCALE", "fma(_GELU_CUBE * _GELU_SCALE", SLOPES),
     (ROWWISE, "return y * (dy - total)", "return y * dy", ROWS),
     (ROWWISE, "return dy - exp(y) * total", "return dy - y * total", ROWS),
     (PIECES, "select(x > 0.0, 1.0, negative_slope)", "select(x >= 0.0, 1.0, negative_slope)", KINKS),
@@ -49,10 +50,15 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (PIECES, "select((y > min_val) & (y < max_val)", "select((y > min_val) & (y <= max_val)", KINKS),
     (PIECES, "select(x <= threshold, 0.0, 1.0)", "select(x < threshold, 0.0, 1.0)", KINKS),
     (PIECES, "select(y == 0.0, 0.0, 1.0)", "1.0", KINKS),
-    (SMOOTH, "select(u > threshold, 1.0, sigmoid(u))", "sigmoid(u)", KINKS),
-    (SMOOTH, "    x = clamp(x, -40.0, 40.0)", "    x = clamp(x, -1e30, 1e30)", KINKS),
-    (SMOOTH, "select(below, power, 1.0)", "power", ROWS),
-    (SMOOTH, "n_low += e * a_low + e_low * a", "n_low = 0.0", ELEMENTARY),
+    (SMOOTH, "select(u > threshold, 1.0, sigmoid_end(u, e))", "sigmoid_end(u, e)", KINKS),
+    (SMOOTH, "single=(-11.0,), double=(-21.65,)", "single=(-1e3,), double=(-1e3,)", KINKS),
+    (SMOOTH, "select(below, 1.0, -e)", "1.0", ROWS),
+    (SMOOTH, "    n_low += lifted * select(", "    n_low += 0.0 * select(", ELEMENTARY),
+    (GATES, "select(lifted < -0.0, lifted, -0.0)", "lifted", ("tests/test_elementary.py", "-k", "sign")),
+    (GATES, "select(a < 0.55,", "select(a < 1.5,", ELEMENTARY),
+    (WAVES, "select(digit(t, 1), -value, value)", "value", ELEMENTARY),
+    ("kernels/_elementwise.py", "inside &= abs(source[i])", "inside |= abs(source[i])", ELEMENTARY),
+    ("kernels/_sums.py", "q, fma(-q, over_low, rest) + low", "q, rest + low", ELEMENTARY),
     (NUMBERS, "    return 2.0 * (x - y)", "    return x - y", LOSS),
     (NUMBERS, "select(x < y, -1.0, x - y)", "select(x < y, 1.0, x - y)", SLOPES),
     (NUMBERS, "p * (d - 0.5 * p)", "p * (d - p)", LOSS),
@@ -61,6 +67,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (CLASSES, "totals[i] = masses[i] / totals[i]", "totals[i] = 1.0 / totals[i]", LOSS),
     (CLASSES, "every[labels[i] * group + i] = -totals[i]", "every[labels[i] * group + i] = 0.0", LOSS),
     (CLASSES, "kept * wanted[i] + spread", "wanted[i] + spread", LOSS),
+    (CLASSES, "slopes[label] = slopes[label] - pushed", "slopes[label] = -pushed", LOSS),
     (LOSSES, "    if label == ignored:", "    if label < ignored:", LOSS),
     (LOSSES, "row_of(order, cells[START] + i)", "cells[START] + i", WEIGHTS),
     (LOSSES, "for i in range(whole, batch)", "for i in range(whole + 1, batch)", LOSS),
@@ -83,8 +90,8 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (ADAM, "means[i] = fma(new2, change, mean)", "means[i] = aim", UPDATE),
     ("kernels/arithmetic.py", "return x + y", "return x", ROWS),
     ("kernels/_panels.py", "range(first, min(first + _BLOCK, columns))", "range(first, first + _BLOCK)", LOSS),
-    ("kernels/elementary.py", "single=(-150.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),
-    ("kernels/elementary.py", "select(x * x == 0.0,", "select(x == 0.0,", ELEMENTARY),
+    (EXPONENTIAL, "single=(-105.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),
+    (EXPONENTIAL, "select(x * x == 0.0,", "select(x == 0.0,", ELEMENTARY),
     ("kernels/rrelu.py", "chosen[j] > 0.0", "source[j] > 0.0", SLOPES),
     ("kernels/walk.py", " or number == phase_count - 1:", ":", EXECUTOR),
     ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), units)", "high = units", EXECUTOR),

@@ -269,6 +269,8 @@ def test_bad_arguments(make_loss, kind, words):
     (hl.KLDivLoss(), SIGNS, "KLDivLoss.*between 0.*-1.0"),
     (hl.NLLLoss(ignore_index=5), np.full(23, -100), "label -100 in row 0.*outside 0 ... 2"),
     (hl.MultiMarginLoss(), np.full(23, -100), "label -100"),
+    (hl.MultiLabelMarginLoss(), np.full((23, 3), 3), r"must be class indices, 0 \.\.\. 2, or -1, but y holds 3"),
+    (hl.MultiLabelMarginLoss(), np.full((23, 3), 0.5), "0.5 in row 0, column 0"),
     (hl.CrossEntropyLoss(), np.full(23, -100), "at least one row must count")], ids=str)
 def test_bad_targets(loss, y, words, backend):
     with pytest.raises(ValueError, match=words):

@@ -185,6 +185,8 @@ def prediction_and_target(name, case, shape, dtype):
         y[:, shape[1] // 2 + 1 :] = 0
     elif name in SIGNS:
         y = np.where(y > 0.5, 1, -1).astype(dtype)
+    elif name == "multilabel_margin_loss":
+        y = np.floor((shape[1] + 1) * y - 1)
     elif name.startswith("poisson"):
         y = np.floor(5 * y)
     if name == "bce_loss":
@@ -389,7 +391,7 @@ def chain(graph, *ops):
 
 KINKS = {"relu", "leaky_relu", "threshold", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "elu",
          "selu", "l1_loss", "smooth_l1_loss", "huber_loss", "hinge_loss", "squared_hinge_loss",
-         "hinge_embedding_loss", "multi_margin_loss"}
+         "hinge_embedding_loss", "multi_margin_loss", "multilabel_margin_loss"}
 SQUARES = ("mse_loss", {"reduction": "sum"})
 POSITIVE = ("bce_loss", "poisson_nll_rate_loss", "poisson_nll_rate_full_loss")  # their predictions
 WITH_GRADIENT = [name for name in (*ROWWISE, *DENSE, *LOSSES)  # second derivatives: see test_derivatives.py
