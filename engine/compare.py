@@ -119,7 +119,7 @@ def random_data(widths, loss, rows, dtype, seed=0):
     y = X @ generator.standard_normal((widths[0], outputs)).astype(dtype) / widths[0] ** 0.5
     if "labels" in loss.kinds:
         return X, y.argmax(1)
-    wanted = (targets.astype(dtype) for targets in (y, y > 0, np.sign(y)))
+    wanted = (targets.astype(dtype) for targets in (y, y > 0, np.sign(y), -1 * (y > 0)))
     return X, next(targets for targets in wanted if not loss().outside(targets)[0].any())
 
 

@@ -19,9 +19,7 @@ def stages(formula):
 def elementwise_kernel(name, value, arity):
     """The kernel that computes `value` of one, two or three operands, not in place: such loops would not vectorise."""
     makers = {1: _one_operand, 2: _two_operands, 3: _three_operands}
-    made = _two_stages(*value) if isinstance(value, tuple) else makers[arity](value)
-    made.__name__ = made.__qualname__ = name
-    return kernel(made)
+    return kernel(_two_stages(*value) if isinstance(value, tuple) else makers[arity](value), name)
 
 
 def near_kernel(name, value, near, bound):
@@ -29,6 +27,32 @@ def near_kernel(name, value, near, bound):
 
     bound: as a tuple whose first element holds, see `ByPrecision`.
     """
+    def run(source, target, count):
+        inside = True
+        for i in range(count):
+            inside &= abs(source[i]) <= bound[0]
+        if inside:
+            for i in range(count):
+                target[i] = near(source[i])
+        else:
+            for i in range(count):
+                target[i] = value(source[i])
+
+    return kernel(_by_blocks(run), name)
+
+
+def _two_stages(first, then):
+    def run(source, target, count):
+        for i in range(count):
+            target[i] = first(source[i])
+        for i in range(count):
+            target[i] = then(source[i], target[i])
+
+    return _by_blocks(run)
+
+
+def _by_blocks(run):
+    """A kernel of one operand that calls `run(source, target, count)` on a block of numbers at a time."""
     def unary(x, x_panel, y, y_panel, y_panels, context, low, high):
         end = high * PANEL
         for panel in range(y_panels):
@@ -36,19 +60,10 @@ def near_kernel(name, value, near, bound):
                 count = min(BLOCK, end - start)
                 source = reals(x + (panel * x_panel + start) * SIZE, count)
                 target = reals(y + (panel * y_panel + start) * SIZE, count)
-                inside = True
-                for i in range(count):
-                    inside &= abs(source[i]) <= bound[0]
-                if inside:
-                    for i in range(count):
-                        target[i] = near(source[i])
-                else:
-                    for i in range(count):
-                        target[i] = value(source[i])
+                run(source, target, count)
         return 0
 
-    unary.__name__ = unary.__qualname__ = name
-    return kernel(unary)
+    return unary
 
 
 def _one_operand(value):
@@ -59,23 +74,6 @@ def _one_operand(value):
             target = reals(y + (panel * y_panel + low * PANEL) * SIZE, count)
             for i in range(count):
                 target[i] = value(source[i])
-        return 0
-
-    return unary
-
-
-def _two_stages(first, then):
-    def unary(x, x_panel, y, y_panel, y_panels, context, low, high):
-        end = high * PANEL
-        for panel in range(y_panels):
-            for start in range(low * PANEL, end, BLOCK):
-                count = min(BLOCK, end - start)
-                source = reals(x + (panel * x_panel + start) * SIZE, count)
-                target = reals(y + (panel * y_panel + start) * SIZE, count)
-                for i in range(count):
-                    target[i] = first(source[i])
-                for i in range(count):
-                    target[i] = then(source[i], target[i])
         return 0
 
     return unary

@@ -430,6 +430,17 @@ def test_logarithms_of_subnormal_numbers(dtype):
                                rtol=np.finfo(dtype).eps, atol=0)
 
 
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_neighbours_do_not_change_a_bit(name, dtype):
+    """A block of small arguments takes the short reduction, one with a large argument among them the general one."""
+    bound = 2.0 ** (13 if dtype == np.float32 else 20)
+    x = np.random.default_rng(0).uniform(-bound, bound, 2**14).astype(dtype)
+    mixed, evaluate = x.copy(), accuracy.compiled(name, dtype)
+    mixed[::64] = 1e20
+    same = mixed == x
+    np.testing.assert_array_equal(evaluate(mixed)[same], evaluate(x)[same])
+
+
 def test_sines_beyond_the_range_of_single_precision():
     """Are not a number, rather than a wrong one."""
     assert np.isnan(accuracy.compiled("sin", np.float64)(np.full(64, 1e39))).all()
