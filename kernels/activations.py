@@ -15,11 +15,11 @@ import numpy as np
 from ._elementwise import BLOCK, stages
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
-from ._primitives import PANEL, SIZE, ByPrecision, copy, exp2i, fma, real, reals, room, select
-from ._sums import divided, product_sum, two_product, two_sum_ordered
+from ._primitives import PANEL, SIZE, copy, fma, real, reals, room, select
+from ._sums import divided, two_product, two_sum_ordered
 from ._trace import trace
 from .elementary import exp, expm1, tanh
-from .exponential import LEAST, LIFT, LOWERED, exp_left, exp_lifted, exp_sum_parts, left, softplus_end
+from .exponential import LEAST, LOWERED, exp_left, left, softplus_end
 from .gates import (
     both_sides,
     gated,
@@ -28,6 +28,10 @@ from .gates import (
     gelu_slope_end,
     gelu_slope_tail,
     gelu_tail,
+    gelu_tanh_end,
+    gelu_tanh_exp,
+    gelu_tanh_slope_end,
+    gelu_tanh_slope_exp,
     sigmoid_end,
     tanhshrink_end,
     tanhshrink_far,
@@ -311,57 +315,20 @@ activation("gelu", (gelu_tail, gelu_end), (gelu_slope_tail, gelu_slope_end), "x"
            lambda x: np.maximum(x, -_ZERO) * _numpy_normal_cdf(x),
            lambda x: _numpy_normal_cdf(x) + x * _numpy_normal_pdf(x))
 
-_GELU_SCALE = 1.5957691216057308  # 2 sqrt(2/pi)
-_GELU_CUBE = 0.044715
-_GELU_LEAST = ByPrecision(single=(-11.0,), double=(-21.65,))  # up to here x sigmoid(2u) and its slope are 0
-# 2 sqrt(2/pi) as a short number and what remains, and its product with the cube's coefficient as an unevaluated sum
-_GELU_FIRST = ByPrecision(single=(1.595703125, 0.00006599660573071175978),
-                          double=(1.5957691073417664, 1.426396435433790924e-8))
-_GELU_THIRD = ByPrecision(single=(0.07135481387376785, 2.398832395993135627e-9),
-                          double=(0.07135481627260025, -6.175149918155315453e-19))
-
-
-def _gelu_tanh_exp(x):
-    """(1 + tanh u) / 2 = sigmoid(2u); the exponential in it would magnify a rounding of u."""
-    n = left(x, _GELU_LEAST[0])
-    square, square_low = two_product(n, n)
-    slope, slope_low = product_sum(_GELU_THIRD[0], square, _GELU_FIRST[0])
-    slope_low += fma(_GELU_THIRD[1], square, fma(_GELU_THIRD[0], square_low, _GELU_FIRST[1]))
-    u, u_low = two_product(n, slope)
-    m, t = exp_sum_parts(u, fma(n, slope_low, u_low))
-    power = exp2i(t, LIFT)
-    return fma(m, power, power)
-
-
-def _gelu_tanh_end(x, e):
-    return gated_sigmoid(x, left(x, _GELU_LEAST[0]), e)
-
-
-def _gelu_tanh_slope_exp(x):
-    n = left(x, _GELU_LEAST[0])
-    return exp_lifted(_GELU_SCALE * n * fma(_GELU_CUBE, n * n, 1.0))
-
-
-def _gelu_tanh_slope_end(x, e):
-    n = left(x, _GELU_LEAST[0])
-    q = 1.0 / fma(e, LOWERED, 1.0)
-    slope = fma(3.0 * _GELU_CUBE * _GELU_SCALE, n * n, _GELU_SCALE)
-    return both_sides(x, e * q * fma(n * slope, q, 1.0))
-
 
 def _numpy_gelu_tanh(x):
     x = np.maximum(x, -_ZERO)
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)))
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def _numpy_gelu_tanh_slope(x):
     x = np.clip(x, -40, 40)
-    v = math.sqrt(2 / math.pi) * (x + _GELU_CUBE * x**3)
+    v = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
     e = np.exp(-2 * np.abs(v))
-    return 0.5 * (1 + np.tanh(v)) + x * 2 * e / (1 + e) ** 2 * math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBE * x * x)
+    return 0.5 * (1 + np.tanh(v)) + x * 2 * e / (1 + e) ** 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
 
 
-activation("gelu_tanh", (_gelu_tanh_exp, _gelu_tanh_end), (_gelu_tanh_slope_exp, _gelu_tanh_slope_end), "x",
+activation("gelu_tanh", (gelu_tanh_exp, gelu_tanh_end), (gelu_tanh_slope_exp, gelu_tanh_slope_end), "x",
            _numpy_gelu_tanh, _numpy_gelu_tanh_slope)
 
 # SiLU (Hendrycks and Gimpel 2016; swish in Ramachandran et al. 2017, arXiv:1710.05941): x sigmoid(x), 0 at -inf.

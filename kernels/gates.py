@@ -6,7 +6,7 @@ max(x, 0) + n g(n), without cancellation. Where g(n) may be subnormal it is comp
 
 from ._primitives import ByPrecision, exp2i, fma, polynomial, select, signed
 from ._sums import divided, multiplied_and_added, product_sum, quotient, two_product, two_sum_ordered
-from .exponential import LIFT, LOWERED, exp_left, exp_parts, exp_sum_parts, left
+from .exponential import LIFT, LOWERED, exp_left, exp_lifted, exp_parts, exp_sum_parts, left
 
 # (erf(x) - x) / x as a function of x**2, for |x| <= 1
 _ERF = ByPrecision(
@@ -58,6 +58,15 @@ _TANH = ByPrecision(
 _TANH_FIRST = ByPrecision(
     single=(0.3333333432674408, -1.009572260991149e-8), double=(0.3333333333333333, 1.307447949979908e-17))
 _ROOT = 0.3989422804014327  # 1 / sqrt(2 pi)
+# u = 2 sqrt(2/pi) (x + 0.044715 x^3) for the GELU with tanh, x (1 + tanh(u/2)) / 2 = x s(u), s the logistic function
+_GELU_SCALE = 1.5957691216057308  # 2 sqrt(2/pi)
+_GELU_CUBE = 0.044715
+_GELU_LEAST = ByPrecision(single=(-11.0,), double=(-21.65,))  # up to here x s(u) and its slope are 0
+# 2 sqrt(2/pi) as a short number and what remains, and its product with the cube's coefficient as an unevaluated sum
+_GELU_FIRST = ByPrecision(single=(1.595703125, 0.00006599660573071175978),
+                          double=(1.5957691073417664, 1.426396435433790924e-8))
+_GELU_THIRD = ByPrecision(single=(0.07135481387376785, 2.398832395993135627e-9),
+                          double=(0.07135481627260025, -6.175149918155315453e-19))
 
 
 def both_sides(x, lifted):
@@ -104,6 +113,37 @@ def sigmoid_slope(x):
     return e * q * q * LOWERED
 
 
+def gelu_tanh_exp(x):
+    """exp(u) at n = -|x|, lifted; an unevaluated sum for u, as the exponential would magnify its rounding."""
+    n = left(x, _GELU_LEAST[0])
+    square, square_low = two_product(n, n)
+    slope, slope_low = product_sum(_GELU_THIRD[0], square, _GELU_FIRST[0])
+    slope_low += fma(_GELU_THIRD[1], square, fma(_GELU_THIRD[0], square_low, _GELU_FIRST[1]))
+    u, u_low = two_product(n, slope)
+    m, t = exp_sum_parts(u, fma(n, slope_low, u_low))
+    power = exp2i(t, LIFT)
+    return fma(m, power, power)
+
+
+def gelu_tanh_end(x, e):
+    """x s(u) from `gelu_tanh_exp`."""
+    return gated_sigmoid(x, left(x, _GELU_LEAST[0]), e)
+
+
+def gelu_tanh_slope_exp(x):
+    """`gelu_tanh_exp` with the accuracy that a slope needs."""
+    n = left(x, _GELU_LEAST[0])
+    return exp_lifted(_GELU_SCALE * n * fma(_GELU_CUBE, n * n, 1.0))
+
+
+def gelu_tanh_slope_end(x, e):
+    """s(u) + x u'(x) s'(u) from `gelu_tanh_slope_exp`."""
+    n = left(x, _GELU_LEAST[0])
+    q = 1.0 / fma(e, LOWERED, 1.0)
+    slope = fma(3.0 * _GELU_CUBE * _GELU_SCALE, n * n, _GELU_SCALE)
+    return both_sides(x, e * q * fma(n * slope, q, 1.0))
+
+
 def tanh(x):
     """1 - 2 / (1 + exp(2|x|)) with the sign of x, by a polynomial near 0."""
     a = -left(x, -20.0)  # 1 to the last bit of either type
@@ -116,10 +156,9 @@ def tanh(x):
 
 def tanhshrink_far(x):
     """|x| - tanh |x| = |x| - 1 + 2 / (1 + exp(2|x|)), accurate where tanh |x| > 3/4."""
-    a = abs(x)
-    m, t = exp_parts(2.0 * select(a > 20.0, 20.0, a))
+    m, t = exp_parts(-2.0 * left(x, -20.0))
     power = exp2i(t, 0)  # the last place of a quotient below 1/4 is no larger than the result's
-    return (a - 1.0) + 2.0 / fma(power, m, 1.0 + power)
+    return (abs(x) - 1.0) + 2.0 / fma(power, m, 1.0 + power)
 
 
 def tanhshrink_end(x, far):

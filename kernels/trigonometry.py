@@ -35,6 +35,7 @@ _SHORT = ByPrecision(single=_pieces(11, 4, 24), double=_pieces(33, 4, 53))
 _TWO_OVER_PI = 0xa2f9836e4e441529fc2757d1f534ddc0db6295993c439041fe
 _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7 = (
     np.float64((_TWO_OVER_PI >> 175 - shift & 0x1ffffff) / 2.0 ** (shift + 25)) for shift in range(0, 200, 25))
+_HALF_PI, _HALF_PI_REST = np.float64(1.5707963267948966), np.float64(6.123233995736766e-17)
 _TO_ONE, _TO_FOUR = np.float64(1.5 * 2.0**52), np.float64(1.5 * 2.0**54)
 _NAN = float("nan")
 _LARGEST = 3.4028234663852886e38  # the largest float32
@@ -89,11 +90,10 @@ def far_turn(x):
     whole = (s + _TO_ONE) - _TO_ONE
     s, rest = two_sum(s - whole, rest)
     k = real(whole - ((whole + _TO_FOUR) - _TO_FOUR))
-    half_pi, low = np.float64(1.5707963267948966), np.float64(6.123233995736766e-17)
     if DOUBLE:
-        r, r_low = two_product(s, half_pi)
-        return r, fma(s, low, fma(rest, half_pi, r_low)), k + ROUND
-    angle = s * half_pi + rest
+        r, low = two_product(s, _HALF_PI)
+        return r, fma(s, _HALF_PI_REST, fma(rest, _HALF_PI, low)), k + ROUND
+    angle = s * _HALF_PI  # of which float32 takes two numbers; `rest` is further down
     r = real(angle)
     return r, real(angle - np.float64(r)), k + ROUND
 

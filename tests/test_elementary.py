@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from hotloop.kernels import _jit, activations, elementary, exponential, gates, trigonometry
+from hotloop.kernels import _jit, elementary, exponential, gates, trigonometry
 from hotloop.kernels._jit import kernel
 from hotloop.kernels._primitives import reals
 
@@ -118,7 +118,7 @@ def first(module, name, function, interval):
 @pytest.mark.parametrize(("module", "name", "exact"), [
     (exponential, "_LOG_FIRST", first(exponential, "_LOG", log_rest, log_interval)),
     (gates, "_TANH_FIRST", first(gates, "_TANH", tanh_rest, unit_interval)),
-    (activations, "_GELU_THIRD", lambda _: 2 * mpmath.sqrt(2 / mpmath.pi) * mpmath.mpf("0.044715")),
+    (gates, "_GELU_THIRD", lambda _: 2 * mpmath.sqrt(2 / mpmath.pi) * mpmath.mpf("0.044715")),
 ], ids=["log", "tanh", "gelu cube"])
 def test_unevaluated_constants(module, name, exact, precision, digits):
     high, low = read(module, name, precision)
@@ -136,7 +136,7 @@ def read(module, name, precision):
 @pytest.mark.parametrize("precision", ["single", "double"])
 def test_gelu_scale(precision):
     """In a short number, so that sums with it are exact, and what remains."""
-    short, rest = read(activations, "_GELU_FIRST", precision)
+    short, rest = read(gates, "_GELU_FIRST", precision)
     digits = 13 if precision == "single" else 27
     assert math.ldexp(short, digits) % 1 == 0
     with mpmath.workdps(60):
