@@ -31,8 +31,19 @@ from .activations import (
     Tanhshrink,
     Threshold,
 )
+from .binary_losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    ExponentialLoss,
+    HingeEmbeddingLoss,
+    HingeLoss,
+    MultiLabelSoftMarginLoss,
+    SoftMarginLoss,
+    SquaredHingeLoss,
+)
 from .callbacks import Callback, ProgressBar
 from .checkpoint import load, save
+from .class_losses import CrossEntropyLoss, MultiLabelMarginLoss, MultiMarginLoss, NLLLoss, ZeroOneLoss
 from .custom import operation
 from .errors import NonFiniteError
 from .formula_losses import FormulaLoss, GaussianNLLLoss, custom_loss
@@ -75,29 +86,6 @@ from .graph_program import Descent, GraphProgram
 from .history import History
 from .layers import GLU, Activation, Dense, Dropout, Layer, Maxout, PReLU
 from .lbfgs import LBFGS
-from .losses import (
-    BCELoss,
-    BCEWithLogitsLoss,
-    CrossEntropyLoss,
-    ExponentialLoss,
-    HalfMSELoss,
-    HingeEmbeddingLoss,
-    HingeLoss,
-    HuberLoss,
-    KLDivLoss,
-    L1Loss,
-    LogCoshLoss,
-    MSELoss,
-    MultiLabelMarginLoss,
-    MultiLabelSoftMarginLoss,
-    MultiMarginLoss,
-    NLLLoss,
-    PoissonNLLLoss,
-    SmoothL1Loss,
-    SoftMarginLoss,
-    SquaredHingeLoss,
-    ZeroOneLoss,
-)
 from .network import Network, Sequential
 from .newton import Newton
 from .normalization import BatchNorm1d, LayerNorm, RMSNorm
@@ -114,6 +102,16 @@ from .optimizers import (
     RAdam,
     RMSprop,
     Rprop,
+)
+from .regression_losses import (
+    HalfMSELoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    LogCoshLoss,
+    MSELoss,
+    PoissonNLLLoss,
+    SmoothL1Loss,
 )
 from .schedules import (
     ChainedScheduler,

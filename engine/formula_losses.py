@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from . import checks, features
 from .functions import log, maximum, square
 from .graph import Graph
-from .losses import LOSSES, Loss
+from .loss import Loss
+from .losses import LOSSES
 from .node import Node
 
 

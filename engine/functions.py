@@ -194,5 +194,5 @@ def _parts(nodes):
 
 
 def matmul(x, y):
-    """The matrix product of vectors and matrices."""
-    return (x if isinstance(x, Node) else y).graph.matmul(x, y)
+    """The matrix product of vectors, matrices, or stacks of matrices that broadcast, as in NumPy."""
+    return (x if isinstance(x, Node) else _node(y, "matmul")).graph.matmul(x, y)

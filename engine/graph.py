@@ -175,12 +175,26 @@ class Graph:
         return self.apply(op, *(node.broadcast_to(shape) for node in nodes), **attributes)
 
     def matmul(self, left, right):
-        """Add the matrix product of vectors and matrices."""
+        """Add the matrix product of vectors, matrices, or stacks of matrices that broadcast, as in NumPy."""
         a, b = self.constant(left), self.constant(right)
-        if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2 and a.shape[-1] == b.shape[0]):
-            raise ValueError(f"matmul({a!r}, {b!r}): needs vectors or matrices whose inner sizes are equal")
-        row, column = a if a.ndim == 2 else a.reshape(1, -1), b if b.ndim == 2 else b.reshape(-1, 1)
-        return self.apply("matmul", row, column).reshape(a.shape[:-1] + b.shape[1:])
+        if not (a.shape and b.shape and a.shape[-1] == b.shape[-2:][0]):
+            raise ValueError(f"matmul({a!r}, {b!r}): needs vectors, matrices or stacks of matrices whose inner sizes "
+                             "are equal")
+        x, y = a if a.ndim > 1 else a.reshape(1, -1), b if b.ndim > 1 else b.reshape(-1, 1)
+        try:
+            stack = broadcast(x.shape[:-2], y.shape[:-2])
+        except ValueError as error:
+            raise ValueError(f"matmul({a!r}, {b!r}): {error}") from None
+        if y.ndim == 2:
+            product = self.apply("matmul", x, y, stacked=0, contracted=1)
+        elif x.ndim == 2:  # each element of the stack is a block of columns
+            count = len(stack)
+            columns = self.apply("matmul", x, y.transpose(count, *range(count), count + 1), stacked=0, contracted=1)
+            product = columns.transpose(*range(1, count + 1), 0, count + 1)
+        else:
+            product = self.apply("matmul", *(node.broadcast_to(stack + node.shape[-2:]) for node in (x, y)),
+                                 stacked=len(stack), contracted=1)
+        return product.reshape(stack + a.shape[-2:-1] + (b.shape[-1:] if b.ndim > 1 else ()))
 
     def call(self, layer, x, name=None, values=None):
         """Add what `layer` makes of the node x. Called again, a layer with parameters uses the same ones.

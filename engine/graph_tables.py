@@ -251,23 +251,22 @@ class Tables:
     # products
 
     def _matmul(self, node, x, y):
-        (rows, depth), columns = self.shape(x), self.shape(node)[1]
+        stack, rows, depth, columns = tensors.product_sizes(node.attributes, self.shape(x), self.shape(y))
         panels = {}
-        for name, value, height, width in (("a", x, rows, depth), ("b", y, depth, columns), ("c", None, rows, columns)):
+        for name, height, width in (("a", stack * rows, depth), ("b", stack * depth, columns),
+                                    ("c", stack * rows, columns)):
             buffer = Buffer(name, width, self.layout)
-            size = buffer.nbytes(height) // self.itemsize
-            panels[name] = buffer, self._new(size), buffer.panel(height), value
-        turn = []
-        for buffer, place, panel, value in (panels["a"], panels["b"]):
-            turn.append(Call(data.gather, {"source": self.place(value), "source_cols": buffer.cols, "y": place,
-                                           "y_panel": panel}, self.shape(value)[0], buffer.cols // 16 + 1, node=node))
-        self.phases.append(turn)
-        (_, a, a_panel, _), (_, b, b_panel, _), (buffer, c, c_panel, _) = panels.values()
-        self.phases.append([Call(gemm.gemm, {"a": a, "a_panel": a_panel, "b": b, "b_panel": b_panel, "c": c,
-                                             "c_panel": c_panel, "start": Place("constants", 0, 0), "depth": depth,
-                                             "width": buffer.width}, rows, depth * columns // 16 + 1, node=node)])
-        self.phases.append([Call(data.store, {"x": c, "x_panel": c_panel, "x_cols": columns,
-                                              "target": self.places[node]}, rows, columns // 16 + 1, node=node)])
+            panels |= {name: self._new(buffer.nbytes(height) // self.itemsize), f"{name}_panel": buffer.panel(height)}
+        self.phases.append([
+            Call(data.gather, {"source": self.place(value), "source_cols": width, "y": panels[name],
+                               "y_panel": panels[f"{name}_panel"]}, height, width // 16 + 1, node=node)
+            for name, value, height, width in (("a", x, stack * rows, depth), ("b", y, stack * depth, columns))])
+        self.phases.append([Call(gemm.gemm_stack, panels | {
+            "start": Place("constants", 0, 0), "depth": depth, "width": self.layout.width(columns), "rows": rows},
+            stack * rows, depth * columns // 16 + 1, node=node)])
+        self.phases.append([Call(data.store, {"x": panels["c"], "x_panel": panels["c_panel"], "x_cols": columns,
+                                              "target": self.places[node]}, stack * rows, columns // 16 + 1,
+                                 node=node)])
 
 
 _LOWERINGS = {"broadcast_to": Tables._broadcast, "transpose": Tables._transpose, "slice": Tables._slice,

@@ -41,10 +41,7 @@ def adam(w, exp_avg, exp_avg_sq, max_exp_avg_sq, lr: float, beta1: float, beta2:
     bad = False
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
-        sound = finite(fma(old2, squares[i], new2 * slope * slope))
-        slope = select(sound, slope, 0.0)
-        m = fma(new1, slope - means[i], means[i])
-        v = fma(old2, squares[i], new2 * slope * slope)
+        sound, slope, m, v = moments(slope, means[i], squares[i], new1, old2, new2)
         means[i] = m
         squares[i] = v
         if max_exp_avg_sq:
@@ -106,10 +103,7 @@ def nadam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     bad = False
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
-        sound = finite(fma(old2, squares[i], new2 * slope * slope))
-        slope = select(sound, slope, 0.0)
-        m = fma(new1, slope - means[i], means[i])
-        v = fma(old2, squares[i], new2 * slope * slope)
+        sound, slope, m, v = moments(slope, means[i], squares[i], new1, old2, new2)
         means[i] = m
         squares[i] = v
         step = fma(of_slope, slope, of_mean * m)
@@ -147,10 +141,7 @@ def radam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     bad = False
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
-        sound = finite(fma(old2, squares[i], new2 * slope * slope))
-        slope = select(sound, slope, 0.0)
-        m = fma(new1, slope - means[i], means[i])
-        v = fma(old2, squares[i], new2 * slope * slope)
+        sound, slope, m, v = moments(slope, means[i], squares[i], new1, old2, new2)
         means[i] = m
         squares[i] = v
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), steep, floor))
@@ -191,6 +182,13 @@ def decays(weight_decay, lr, decoupled):
     if decoupled:
         return real(0.0), real(np.float64(1.0) - lr * weight_decay)
     return real(weight_decay), real(1.0)
+
+
+def moments(slope, mean, square, new1, old2, new2):
+    """(whether the square stays finite, the slope or 0, the new mean, the new mean of squares)."""
+    sound = finite(fma(old2, square, new2 * slope * slope))
+    slope = select(sound, slope, 0.0)
+    return sound, slope, fma(new1, slope - mean, mean), fma(old2, square, new2 * slope * slope)
 
 
 def power(base, exponent):

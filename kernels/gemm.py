@@ -1,6 +1,7 @@
 """Matrix products on panels: the loop nests under every dense kernel.
 
     gemm              C[m, n] = finish(start[m, n] + sum_k A[m, k] B[k, n])
+    gemm_stack        the same of each pair of matrices in two stacks
     gemm_transposed   C[m, n] = start[m, n] + sum_k A[k, m] B[k, n]
 
 Every matrix lies in panels of PANEL columns (two vectors), whose rows follow each other without a gap: a tile then
@@ -41,6 +42,22 @@ def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, fini
                      c_now + m * PANEL * SIZE, start_now + m * start_step * SIZE, start_step, last,
                      mask_now + m * PANEL * SIZE)
         k += _BLOCK
+    return 0
+
+
+@kernel
+def gemm_stack(a, a_panel, b, b_panel, c, c_panel, start, depth, width, rows, context, low, high):
+    """Compute rows [low, high) of a stack of products, `rows` rows of C each.
+
+    The matrices of a stack follow each other in the rows of its panels: so many of A, `depth` of B. start: one row.
+    """
+    while low < high:
+        first = low // rows * rows
+        stop = min(high, first + rows)
+        gemm(a + first * PANEL * SIZE, a_panel, b + low // rows * depth * PANEL * SIZE, b_panel,
+             c + first * PANEL * SIZE, c_panel, start, 0, 0, PLAIN, 0, 0, depth, width, context, low - first,
+             stop - first)
+        low = stop
     return 0
 
 

@@ -4,13 +4,15 @@ In a graph program an array lies flat, in C order. Everything that only moves el
 between two strided views.
 """
 
+from math import prod
+
 import numpy as np
 
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, linear, register
 from ._primitives import LANES, PANEL, SIZE, add_rows, copy, ints, reals, select
-from .shapes import broadcast, reshaped
+from .shapes import broadcast, reshaped, text
 
 DIMENSIONS = 3  # cells of `move` for each: size, stride of the source, stride of the target
 CHUNK = 4096  # elements that one unit of a sum adds up
@@ -288,18 +290,52 @@ register(Op("count", lambda attributes, x: (), lambda attributes, x: np.asarray(
     tangent=lambda graph, node, tangents: None, cases=({"axes": (0,)},)))
 
 
+# Products: x of shape (stack, rows, inner) and y of shape (stack, inner, columns), where each of the four stands for
+# any number of dimensions: attributes say how many there are of the stack and the inner ones. Their gradients are such
+# products, too.
+
+
 def _product_shape(attributes, x, y):
-    if len(x) != 2 or len(y) != 2 or x[1] != y[0]:
-        raise ValueError(f"needs matrices (m, k) and (k, n), got {x} and {y}")
-    return (x[0], y[1])
+    stacked, inner = attributes["stacked"], len(x) - attributes["contracted"]
+    rest = stacked + attributes["contracted"]
+    if not 0 <= stacked <= inner < len(x) or (x[:stacked], x[inner:]) != (y[:stacked], y[stacked:rest]):
+        raise ValueError(f"needs (..., m, k) and (..., k, n), {stacked} dimensions of stacks and {len(x) - inner} of k "
+                         f"being equal, got {text(x)} and {text(y)}")
+    return (*x[:inner], *y[rest:])
+
+
+def product_sizes(attributes, x, y):
+    """(stack, rows, inner, columns) as numbers of elements, for operands of the shapes x and y."""
+    stacked, inner = attributes["stacked"], len(x) - attributes["contracted"]
+    return prod(x[:stacked]), prod(x[stacked:inner]), prod(x[inner:]), prod(y[stacked + attributes["contracted"] :])
+
+
+def _product(attributes, x, y):
+    stack, rows, inner, columns = product_sizes(attributes, x.shape, y.shape)
+    product = x.reshape(stack, rows, inner) @ y.reshape(stack, inner, columns)
+    return product.reshape(_product_shape(attributes, x.shape, y.shape))
+
+
+def _product_gradient(graph, node, upstream):
+    """dx = upstream y^T, dy = x^T upstream, in each pair of the stacks."""
+    (x, y), stacked = node.inputs, node.attributes["stacked"]
+    inner = x.ndim - node.attributes["contracted"]
+    rest = stacked + node.attributes["contracted"]
+    return (graph.apply("matmul", upstream, _transposed(y, stacked, rest), stacked=stacked, contracted=y.ndim - rest),
+            graph.apply("matmul", _transposed(x, stacked, inner), upstream, stacked=stacked,
+                        contracted=inner - stacked))
+
+
+def _transposed(node, stacked, middle):
+    """`node` with its dimensions [stacked, middle) behind those from `middle` on."""
+    return node.transpose(*range(stacked), *range(middle, node.ndim), *range(stacked, middle))
 
 
 def _product_tangent(graph, node, tangents):
     (x, y), (dx, dy) = node.inputs, tangents
-    parts = [graph.apply("matmul", *pair) for pair in ((dx, y), (x, dy)) if None not in pair]
+    parts = [graph.apply("matmul", *pair, **node.attributes) for pair in ((dx, y), (x, dy)) if None not in pair]
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-register(Op("matmul", _product_shape, lambda attributes, x, y: x @ y,
-            lambda graph, node, up: (up @ node.inputs[1].T, node.inputs[0].T @ up), tangent=_product_tangent,
-            tolerance="product"))
+register(Op("matmul", _product_shape, _product, _product_gradient, tangent=_product_tangent, tolerance="product",
+            cases=({"stacked": 0, "contracted": 1}, {"stacked": 1, "contracted": 1}, {"stacked": 1, "contracted": 2})))

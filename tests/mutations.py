@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
 GATES, EXPONENTIAL, WAVES = "kernels/gates.py", "kernels/exponential.py", "kernels/trigonometry.py"
 SMOOTH, PIECES, ROWWISE = "kernels/activations.py", "kernels/piecewise.py", "kernels/softmax.py"
-UPDATES, LOWERING = "kernels/optimizers.py", "kernels/_lowering.py"
+UPDATES, VECTORS = "kernels/optimizers.py", "kernels/_vectors.py"
 ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
 NUMBERS, BINARY, CLASSES = "kernels/regression_losses.py", "kernels/binary_losses.py", "kernels/class_losses.py"
-ROWS, LOSS, PRODUCT, UPDATE, SLOPES, CASES = (
-    ("tests/test_ops.py", "-k", words) for words in (
-        "rowwise", "losses", "test_dense", "updates or not_finite", "differences", "held or zero or second"))
+ROWS, LOSS, PRODUCT, CASES = (("tests/test_ops.py", "-k", words) for words in (
+    "rowwise", "losses", "test_dense", "held or zero or second"))
+UPDATE, SLOPES = ("tests/test_updates.py", "-k", "updates or not_finite"), ("tests/test_op_gradients.py",)
 KINKS = ("tests/test_activations.py", "-k", "kink or far")
 PANELS, EXECUTOR = ("tests/test_gemm.py",), ("tests/test_walk.py", "-k", "each_unit or batches")
 WEIGHTS = ("tests/test_losses.py", "-k", "weighted_training")
@@ -38,7 +38,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (GEMM, "(panel * b_panel + k * PANEL) * SIZE", "panel * b_panel * SIZE", PANELS),
     (GEMM, "(c, PANEL) if k > 0 else", "(c, PANEL) if k > _BLOCK else", PANELS),
     (GEMM, "last = finish if k + block == depth else PLAIN", "last = finish", PANELS),
-    (LOWERING, 'fcmp_ordered(">", gate, zero)', 'fcmp_ordered(">=", gate, zero)', SLOPES),
+    (VECTORS, 'fcmp_ordered(">", gate, zero)', 'fcmp_ordered(">=", gate, zero)', SLOPES),
     (SMOOTH, "return 1.0 - y * y", "return 1.0 + y * y", ROWS),
     (SMOOTH, "return y * (1.0 - y)", "return -y * (1.0 - y)", ROWS),
     (GATES, "return fma(_ROOT, n, ratio / (1.0 - n))", "return ratio / (1.0 - n)", ROWS),

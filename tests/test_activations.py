@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from freeze_torch import ACTIVATIONS, FOLDER, GRID, SIGNS, activation_layers
-from test_ops import Machine, backends
+from machine import Machine, backends
 from tolerances import close
 
 import hotloop as hl

@@ -20,6 +20,8 @@ UNARY = [hl.exp, hl.tanh, hl.sigmoid, hl.sin, hl.cos, hl.square, lambda x: hl.sq
          lambda x: hl.concatenate([x[1:], x[:1]]), lambda x: x.reshape(2, 2).T.reshape(4), lambda x: (x * x) ** 1.5]
 BINARY = [lambda x, y: x + y, lambda x, y: x - y, lambda x, y: x * y, lambda x, y: x / (hl.square(y) + 1),
           lambda x, y: (x.reshape(2, 2) @ y.reshape(2, 2)).reshape(4), lambda x, y: x * y.mean(),
+          lambda x, y: (x.reshape(2, 2, 1) @ y.reshape(2, 1, 2)).sum(1).reshape(4),
+          lambda x, y: (x.reshape(2, 1, 2) @ y.reshape(2, 2)).reshape(4),
           lambda x, y: hl.where(np.array([1.0, 0, 0, 1]), x, y)]
 
 

@@ -87,6 +87,44 @@ FIXED = [
 ]
 
 
+PRODUCTS = [((3,), (3,)), ((5, 3), (3,)), ((3,), (3, 4)), ((70, 300), (300, 17)), ((2, 5, 3), (3,)), ((3,), (2, 3, 4)),
+            ((2, 5, 3), (3, 4)), ((5, 3), (2, 3, 4)), ((2, 33, 17), (2, 17, 65)), ((40, 1, 9), (40, 9, 1)),
+            ((2, 1, 5, 3), (7, 3, 4)), ((1, 5, 3), (6, 3, 4)), ((2, 3, 5, 3), (2, 3, 3, 2)), ((2, 3, 5, 3), (3, 4))]
+
+
+@pytest.mark.parametrize("shapes", PRODUCTS, ids=str)
+@pytest.mark.parametrize("batch", [False, True])
+def test_matmul_is_that_of_numpy(shapes, batch, dtype):
+    """Products of vectors, matrices and stacks, and their gradients; batch: the first operand's first size is None."""
+    x, y = (numbers(shape, seed).astype(dtype) for seed, shape in enumerate(shapes))
+    expected = x.astype(np.float64) @ y
+    for threads in (1, 3):
+        graph = hl.Graph()
+        if batch and x.ndim > 1 and expected.shape[:1] == x.shape[:1] and (y.ndim < x.ndim or y.ndim == 2):
+            a = graph.input("x", (None, *x.shape[1:]))
+        else:
+            a = graph.input("x", x.shape)
+        product = a @ graph.input("y", y.shape)
+        weights = numbers(expected.shape, 9)
+        loss = (product * graph.input("weights", product.shape)).sum()
+        program = graph.compile([product, *graph.gradient(loss, [a, graph["y"]])], dtype=dtype, threads=threads)
+        value, dx, dy = program(x=x, y=y, weights=weights)
+        close(value, expected, dtype, "row", x.shape[-1], scale=max(1, np.abs(expected).max()))
+        for name, found, given in (("x", dx, x), ("y", dy, y)):
+            other = numbers(given.shape, 7)
+            moved = other @ y.astype(np.float64) if name == "x" else x.astype(np.float64) @ other
+            close((found * other).sum(), (moved * weights).sum(), dtype, "training", x.size + y.size,
+                  scale=max(1, np.abs(moved * weights).sum()))
+
+
+@pytest.mark.parametrize(("left", "right", "words"), [
+    ((2, 3), (4, 5), "inner sizes"), ((), (3,), "inner sizes"), ((2, 5, 3), (4, 3, 6), "do not broadcast")])
+def test_matmul_of_what_does_not_fit(left, right, words):
+    graph = hl.Graph()
+    with pytest.raises(ValueError, match=rf"matmul\(left.*right.*{words}"):
+        graph.input("left", left) @ graph.input("right", right)
+
+
 @pytest.mark.parametrize(("case", "batch"), [(case, False) for case in FIXED] + list(
     itertools.product(BATCHED, [False, True])), ids=lambda value: "x".join(map(str, value[1:])) if isinstance(
     value, tuple) else "batch" if value else "fixed")

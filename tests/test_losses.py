@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from freeze_torch import FOLDER
 from freeze_torch import LOSSES as FROZEN
-from test_ops import Machine, loss_at
+from machine import Machine, loss_at
 from tolerances import close
 
 import hotloop as hl
