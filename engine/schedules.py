@@ -5,6 +5,7 @@ by="update", of the trainer's updates so far, `step`'s too. Only a plateau has a
 anywhere goes on with the same rates. In a loop of `step` no epochs are counted: take by="update".
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,9 +77,9 @@ class ConstantLR(_Schedule):
 
 @dataclass
 class LinearLR(_Schedule):
-    """lr times a factor that goes evenly from start_factor at t = 0 to end_factor at total_iters, and stays: a warm-up.
+    """lr times a factor that goes evenly from start_factor at t = 0 to end_factor at total_iters, and stays.
 
-    Usually by="update".
+    A warm-up (Goyal et al. 2017), usually by="update".
     """
 
     start_factor: float = positive(1 / 3)
@@ -286,6 +287,14 @@ class ChainedScheduler(_Schedule):
         return settings
 
 
+def _metric(name, value):
+    """The check of a monitor: which of them a `fit` reports, the trainer sees."""
+    if isinstance(value, str) and (value == "loss" or re.fullmatch("val_(.+_)?(loss|accuracy)", value)):
+        return value
+    raise ValueError(f'{name} must be "loss", "val_loss", "val_accuracy" or, for one of several outputs, '
+                     f'"val_NAME_loss" or "val_NAME_accuracy"; got {value!r}')
+
+
 def _best(name, value):
     return None if value is None else checks.number(name, value)
 
@@ -294,7 +303,8 @@ def _best(name, value):
 class ReduceLROnPlateau(_Schedule):
     """Multiply the rate by factor, down to min_lr, after more than `patience` epochs without improvement.
 
-    monitor: "loss", that of training, or "val_loss" or "val_accuracy", which need `validation_data` in every `fit`.
+    monitor: "loss", that of training, or, with `validation_data` in every `fit`, "val_loss" or "val_accuracy"; for
+    one of several outputs "val_NAME_loss" or "val_NAME_accuracy".
     mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps: torch's. The others are the memory, so a
     plateau belongs to one trainer; save with a validated monitor at the end of epochs, not within.
     """
@@ -307,7 +317,7 @@ class ReduceLROnPlateau(_Schedule):
     cooldown: int = integer(0, low=0)
     min_lr: float = number(0.0)
     eps: float = number(1e-8)
-    monitor: str = choice("loss", "val_loss", "val_accuracy")
+    monitor: str = checked(_metric, "loss")
     best: float | None = checked(_best, None)
     num_bad_epochs: int = integer(0, low=0)
     cooldown_counter: int = integer(0, low=0)

@@ -27,6 +27,12 @@ KINKS = ("tests/test_activations.py", "-k", "kink or far")
 PANELS, EXECUTOR = ("tests/test_gemm.py",), ("tests/test_walk.py", "-k", "each_unit or batches")
 WEIGHTS = ("tests/test_losses.py", "-k", "weighted_training")
 ELEMENTARY = ("tests/test_elementary.py", "-k", "precision")
+CLIPPING, PENALTIES, NORMS = "kernels/clipping.py", "kernels/penalties.py", "kernels/normalization.py"
+POOLING, FEATURES, TENSORS = "kernels/pooling.py", "kernels/features.py", "kernels/tensors.py"
+SCHEDULES, DERIVATIVES, NETWORK = "engine/schedules.py", "engine/autodiff.py", "engine/network.py"
+CHANGES, LAYERS, BETWEEN = ("tests/test_gradients.py",), ("tests/test_layer_ops.py",), ("tests/test_network_ops.py",)
+ARRAYS = ("tests/test_general_graphs.py", "-k", "arrays or matmul or threads")
+RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (DENSE, "(panel * (x_cols + 1) + strip * PANEL)", "(panel * x_cols + strip * PANEL)", PRODUCT),
@@ -93,6 +99,45 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (EXPONENTIAL, "single=(-105.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),
     (EXPONENTIAL, "select(x * x == 0.0,", "select(x == 0.0,", ELEMENTARY),
     ("kernels/rrelu.py", "chosen[j] > 0.0", "source[j] > 0.0", SLOPES),
+    (CLIPPING, "select(slope < -most, -most, slope)", "slope", CHANGES),
+    (CLIPPING, "limit / (math.sqrt(total) + np.float64(1e-6))", "limit / (total + np.float64(1e-6))", CHANGES),
+    (CLIPPING, "factor > np.float64(1.0), np", "factor > np.float64(2.0), np", CHANGES),
+    (CLIPPING, "count = min(_BLOCK, size - block * _BLOCK)", "count = size", CHANGES),
+    (PENALTIES, "0.5 * l2 * weight * weight", "l2 * weight * weight", CHANGES),
+    (PENALTIES, "select(weight < 0.0, -flat, 0.0)", "-flat", CHANGES),
+    (PENALTIES, "count = max(0, min(high - low, (penalized - row) * PANEL))", "count = high - low", CHANGES),
+    (NORMS, "means[i] / width if centred else 0.0", "0.0", LAYERS),
+    (NORMS, "ups[i] - means[i] - ys[i] * alongs[i]", "ups[i] - means[i]", LAYERS),
+    (NORMS, "means[j] = means[j] + rest[j]", "means[j] = means[j]", LAYERS),
+    (NORMS, "unbiased = real(batch / (batch - 1))", "unbiased = real(1.0)", LAYERS),
+    (NORMS, "share = real(1 / count[0]) if cumulative", "share = real(1 / batch) if cumulative", LAYERS),
+    (NORMS, "up[j] - means[j] - saved[j] * alongs[j]", "up[j] - saved[j] * alongs[j]", LAYERS),
+    ("kernels/dropout.py", "select(u < bound, 0.0, scale)", "select(u < bound, 0.0, 1.0)", LAYERS),
+    ("kernels/parameters.py", "return select(x > 0.0, 0.0, dy * x)", "return dy * x", LAYERS),
+    (POOLING, "slope[i] * value[i] * opened * (1.0 - opened)", "slope[i] * value[i] * opened", LAYERS),
+    (POOLING, "slopes[i] = select(chosen, 0.0, slopes[i])", "slopes[i] = slopes[i]", LAYERS),
+    (FEATURES, "min(size - done, PANEL - begin % PANEL, PANEL", "min(size - done, PANEL", BETWEEN),
+    (FEATURES, "unmarked[i] = unmarked[i] - column[i]", "unmarked[i] = unmarked[i]", BETWEEN),
+    (TENSORS, "range(whole * PANEL, count)", "range(whole * PANEL + 1, count)", ARRAYS),
+    (TENSORS, "first = unit // chunks, unit % chunks * CHUNK", "first = unit // chunks, 0", ARRAYS),
+    (TENSORS, "select(line[j] != line[j], line[j], target[j])", "target[j]", ("tests/test_general_graphs.py",)),
+    (TENSORS, "if value > best or (", "if value >= best or (", ("tests/test_general_graphs.py",)),
+    (GEMM, "b + low // rows * depth * PANEL * SIZE", "b", ARRAYS),
+    (SCHEDULES, "np.where(t < self.total_iters", "np.where(t <= self.total_iters", RATES),
+    (SCHEDULES, "way = np.minimum(t, self.total_iters)", "way = t", RATES),
+    (SCHEDULES, '(self.milestones, t, "right").astype', '(self.milestones, t, "left").astype', RATES),
+    (SCHEDULES, "rise = self.pct_start * self.total_steps", "rise = self.pct_start * (self.total_steps - 1)", RATES),
+    (SCHEDULES, "if self.num_bad_epochs > self.patience", "if self.num_bad_epochs >= self.patience", RATES),
+    (SCHEDULES, "np.maximum(t - start, 0)", "t", RATES),
+    (DERIVATIVES, 'gradient = graph.apply("add", gradients[operand], gradient)', "pass", (
+        "tests/test_graph.py", "-k", "add_up")),
+    (DERIVATIVES, 'total = part if total is None else graph.apply("add", total, part)', "total = part", (
+        "tests/test_derivatives.py", "-k", "all_ways")),
+    (NETWORK, "return self._least[training]", "return self._least[0]", ("tests/test_layers.py", "-k", "two_rows")),
+    ("engine/objective.py", "term = term * self.weights[name]", "term = term * 1.0", (
+        "tests/test_networks.py", "-k", "weighed")),
+    ("engine/class_losses.py", "counted = y != self.ignore_index", "counted = y > self.ignore_index", (
+        "tests/test_losses.py",)),
     ("kernels/walk.py", " or number == phase_count - 1:", ":", EXECUTOR),
     ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), units)", "high = units", EXECUTOR),
 ]

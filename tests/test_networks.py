@@ -328,3 +328,14 @@ def test_history_and_callbacks_know_every_output():
     for name in names:
         assert getattr(history, f"val_{name}") == [logs[f"val_{name}"] for logs in seen]
     assert {f"val_{name}": value for name, value in trainer.evaluate(X, y).items()}.items() <= seen[-1].items()
+
+
+def test_a_plateau_follows_one_output():
+    plateau = hl.ReduceLROnPlateau(monitor="val_middle_loss", patience=0, threshold=0.9)
+    trainer = trainer_of(network(several), loss=hl.MSELoss, schedule=plateau)
+    X, y = data(trainer.net)
+    trainer.fit(X, y, 2, validation_data=(X, y))
+    assert plateau.best == trainer.schedule.best is not None and plateau.reductions == 1
+    trainer.schedule.monitor = "val_other_loss"
+    with pytest.raises(ValueError, match=r"monitors val_other_loss.*val_middle_loss"):
+        trainer.fit(X, y, 1, validation_data=(X, y))

@@ -210,6 +210,8 @@ def test_the_square_root_rule():
     (lambda: hl.OneCycleLR(0.1, 1), ValueError, "total_steps must be at least 2"),
     (lambda: hl.OneCycleLR(0.1, 9, anneal_strategy="sin"), ValueError, "'cos', 'linear'"),
     (lambda: hl.ReduceLROnPlateau(factor=1), ValueError, "factor must be .* less than 1"),
+    (lambda: hl.ReduceLROnPlateau(monitor="accuracy"), ValueError, "monitor must be .*val_accuracy.* got 'accuracy'"),
+    (lambda: hl.ReduceLROnPlateau(monitor=3), ValueError, "monitor must be"),
     (lambda: hl.SequentialLR([hl.StepLR(2)], [3]), ValueError, "1 schedules need 0 milestones"),
     (lambda: hl.SequentialLR([hl.StepLR(2), hl.LinearLR(by="update")], [3]), ValueError, "ChainedScheduler"),
     (lambda: hl.SequentialLR([hl.StepLR(2), hl.ReduceLROnPlateau()], [3]), ValueError, "ChainedScheduler"),
