@@ -65,13 +65,13 @@ class CpuGraph:
             self.bound[key] = _Bound(self, batch, optimizer)
         return self.bound[key]
 
-    def descend(self, inputs, batch, optimizer, steps, goal, traced):
+    def descend(self, inputs, batch, optimizer, settings, steps, goal, traced):
         """Update the parameters `steps` times, or until the first root is below `goal`; Outcome and trace."""
         for name in optimizer.states():
             self.lasting.setdefault(f"state {name}", aligned_zeros(self.elements * self.dtype.itemsize))[:] = 0
         self.lasting.setdefault("gradient", aligned_zeros(self.elements * self.dtype.itemsize))
         trace = np.empty((steps + 1 if traced else 0, self.elements), self.dtype)
-        outcome = self._bind(batch, optimizer).descend(inputs, optimizer, steps, goal, trace)
+        outcome = self._bind(batch, optimizer).descend(inputs, settings, steps, goal, trace)
         kept = {node: trace[: outcome.done + 1, first : first + int(np.prod(node.shape))].reshape(-1, *node.shape)
                 for node, first in self.offsets.items()} if traced else None
         if traced:  # the last row is the state after the last update, which no step has observed
@@ -263,10 +263,9 @@ class _Bound:
         choose = operator.itemgetter(*ranks)
         return lambda: choose(unpack(memory, offset))
 
-    def descend(self, inputs, optimizer, steps, goal, trace):
+    def descend(self, inputs, settings, steps, goal, trace):
         losses = np.full(steps + 1, np.nan)
         number, watch = self.numbers[id(self.change)], self.table[self.numbers[id(self.watch)]]
-        settings = optimizer.settings(np.arange(1, max(steps, 1) + 1))
         scalars = [(number, cell, name) for cell, name in enumerate(_jit.operands(self.change.kernel), _jit.HEADER)
                    if name in settings]
         for row, cell, name in scalars:

@@ -42,9 +42,8 @@ class NumpyGraph:
                     values[node] = evaluate(node, batch, map(values.get, node.inputs))
         return values
 
-    def descend(self, inputs, batch, optimizer, steps, goal, traced):
+    def descend(self, inputs, batch, optimizer, settings, steps, goal, traced):
         """Update the parameters `steps` times, or until the first root is below `goal`; Outcome and trace."""
-        settings = optimizer.settings(np.arange(1, max(steps, 1) + 1))
         states = {node: [np.zeros(node.shape, self.dtype) for _ in optimizer.states()] for node, _ in self.updated}
         losses, trace, stopped = [], {node: [value] for node, value in self.parameters.items()}, None
         for done in range(steps):

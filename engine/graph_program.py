@@ -12,6 +12,7 @@ from .graph import live_nodes
 from .newton import Newton, NewtonEngine
 from .node import Node
 from .optimizers import OPTIMIZERS
+from .schedules import SCHEDULES
 
 BACKENDS = ("numpy", "cpu")
 
@@ -166,13 +167,14 @@ class GraphProgram:
 
     # training
 
-    def minimize(self, optimizer, steps, until=None, trace=False, **inputs):
+    def minimize(self, optimizer, steps, until=None, trace=False, schedule=None, **inputs):
         """Change the parameters to make the output, a scalar, small; the whole descent runs compiled. Return a Descent.
 
         optimizer: of this package, its state new in every call; or Newton, whose steps are calls. steps: updates at
-        most. until: stop as soon as the value is below. trace: keep the parameters of every step. Inputs are given as
-        in a call, and stay the same. With `wrt`, the parameters among it are trained, else all. Raises NonFiniteError
-        where value or update is not finite; the parameters are then the last finite ones.
+        most. until: stop as soon as the value is below. trace: keep the parameters of every step. schedule: of the
+        learning rate; each update is an epoch of its own. Inputs are given as in a call, and stay the same. With `wrt`,
+        the parameters among it are trained, else all. Raises NonFiniteError where value or update is not finite; the
+        parameters are then the last finite ones.
         """
         checks.kind("optimizer", optimizer, OPTIMIZERS | {"Newton": Newton})
         steps = checks.integer("steps", steps, 0)
@@ -183,13 +185,14 @@ class GraphProgram:
         if not trained:
             raise ValueError("there is no parameter to train")
         values, batch = self._checked(inputs)
+        settings = _settings(optimizer, schedule, steps)
         kind = "newton" if isinstance(optimizer, Newton) else "engine"
         if kind not in self._descents:
             self._descents[kind] = (NewtonEngine(self._make, self.outputs[0], trained) if kind == "newton" else
                                     self._training(trained))
         engine = self._descents[kind]
         self._copy(self._engine, engine)
-        outcome, kept = engine.descend(values, batch, optimizer, steps, goal, bool(trace))
+        outcome, kept = engine.descend(values, batch, optimizer, settings, steps, goal, bool(trace))
         self._copy(engine, self._engine)
         if outcome.stopped:
             what = "the value" if outcome.stopped == "loss" else "an update"
@@ -244,6 +247,24 @@ class GraphProgram:
         for node, gradient in zip(self.wrt, self.gradients, strict=True):
             results.setdefault(gradient, []).append(f"gradient of {node.name}")
         return {node: ", ".join(roles) for node, roles in results.items()}
+
+
+def _settings(optimizer, schedule, steps):
+    """The optimizer's numbers for updates 1 to `steps`, which a schedule counts as epochs, too."""
+    if isinstance(optimizer, Newton):
+        if schedule is not None:
+            raise ValueError("Newton takes the same lr in every step: leave out the schedule")
+        return None
+    updates = np.arange(max(steps, 1))
+    settings = optimizer.settings(updates + 1)
+    if schedule is None:
+        return settings
+    checks.kind("schedule", schedule, SCHEDULES)
+    schedule.check(optimizer)
+    if schedule.monitored():
+        raise ValueError("a descent runs to its end unobserved, but the schedule monitors "
+                         f"{', '.join(schedule.monitored())}: take one that only counts updates")
+    return schedule.settings(settings, optimizer.momentum_operand, updates, updates)
 
 
 def _nodes(graph, nodes, what):

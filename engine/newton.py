@@ -49,7 +49,7 @@ class NewtonEngine:
         """The value, in a list."""
         return self.engine.run(inputs, batch)[:1]
 
-    def descend(self, inputs, batch, optimizer, steps, goal, traced):
+    def descend(self, inputs, batch, optimizer, settings, steps, goal, traced):
         """Update the parameters `steps` times, or until the value is below `goal`; Outcome and trace."""
         losses, stopped = [], None
         trace = {node: [self.read(node)] for node in self.trained}

@@ -51,7 +51,7 @@ class _Schedule(Settings):
             part.observe(logs)
 
     def settings(self, settings, momentum, epoch, updates):
-        """The optimizer's settings for updates after `updates` others, an array, in epoch `epoch`.
+        """The optimizer's settings for updates after `updates` others, an array, in epoch `epoch`, or one for each.
 
         `momentum` names the setting that a schedule may cycle.
         """

@@ -185,6 +185,28 @@ def test_a_detached_node_is_a_constant():
     assert gradients["x0"].tolist() == [2, 3]
 
 
+@pytest.mark.parametrize("schedule", [
+    hl.StepLR(2, 0.5), hl.StepLR(2, 0.5, by="update"), hl.ChainedScheduler([hl.LinearLR(), hl.ExponentialLR(0.9)]),
+    hl.OneCycleLR(0.2, 7)], ids=repr)
+def test_a_descent_follows_a_schedule(schedule):
+    def descent(chosen, backend, steps=7):
+        graph = hl.Graph()
+        w = graph.parameter("w", [1.0, 2.0])
+        return graph.compile((w * w).sum(), backend=backend).minimize(
+            hl.SGD(lr=0.1, momentum=0.9), steps, schedule=chosen, trace=True)
+
+    found, expected = (descent(schedule, backend).parameters["w"] for backend in ("cpu", "numpy"))
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    settings = schedule.settings({"lr": 0.1, "momentum": 0.9}, "momentum", np.arange(7), np.arange(7))
+    w, speed = np.array([1.0, 2.0]), 0.0
+    for lr, momentum in zip(*(np.broadcast_to(settings[name], 7) for name in ("lr", "momentum")), strict=True):
+        speed = momentum * speed + 2 * w
+        w = w - lr * speed
+    np.testing.assert_allclose(found[-1], w, rtol=1e-12)
+    assert np.array_equal(descent(schedule, "cpu", 3).parameters["w"], found[:4])
+    assert descent(schedule, "cpu", 0).updates == 0
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=lambda kind: kind.__name__)
 def test_every_optimizer_minimizes(kind):
     x, descents = np.random.default_rng(0).standard_normal((50, 3)), []
