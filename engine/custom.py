@@ -14,11 +14,11 @@ from .layers import Activation
 def operation(name, value, derivative, numpy=None, numpy_derivative=None):
     """Enter an elementwise operation; return it as a layer that can also be called on nodes of a graph.
 
-    name: an identifier that no op has. value, derivative: plain functions of one number, written with operators,
-    comparisons in `select`, and the functions of `hotloop.kernels.elementary`; they are compiled when first used and
-    kept on disk like the package's own. numpy, numpy_derivative: the same for arrays, which judge the compiled ones
-    (`compare`); made of the formulas where they are not given. Gradients of gradients follow from the formula of the
-    derivative. Raises TypeError for what are no such functions, ValueError for a name that is taken.
+    name: an identifier that no op has. value, derivative: plain functions of one number, written with operators and
+    the functions of `hotloop.kernels.elementary`, such as select(x > 0.0, x, 0.0) for a choice; they are compiled when
+    first used and kept on disk like the package's own. numpy, numpy_derivative: the same for arrays, which judge the
+    compiled ones (`compare`); made of the formulas where they are not given. Gradients of gradients follow from the
+    formula of the derivative. Raises TypeError for what are no such functions, ValueError for a name that is taken.
 
         from hotloop.kernels.elementary import exp
 
@@ -35,7 +35,8 @@ def operation(name, value, derivative, numpy=None, numpy_derivative=None):
         try:
             found = np.asarray(trace(formula, np.array([0.5, 1.5])) + np.zeros(2))
         except Exception as error:
-            raise TypeError(f"{what} of {name!r} cannot be applied to numbers: {error}") from error
+            raise TypeError(f"{what} of {name!r} cannot be applied to numbers: {error}. Write it with operators and "
+                            "the functions of hotloop.kernels.elementary, a choice with its select") from error
         if found.dtype != np.float64:
             raise TypeError(f"{what} of {name!r} must give real numbers, gave {found.dtype}")
 

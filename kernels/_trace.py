@@ -31,7 +31,7 @@ def _rebound(function):
 
 def _meaning(name, value):
     if value is math:
-        return types.SimpleNamespace(sqrt=np.sqrt)
+        return _Math()
     if isinstance(value, types.FunctionType) and value in _MEANINGS:
         return _MEANINGS[value]
     if getattr(value, "__module__", None) == _primitives.__name__ and callable(value):
@@ -40,6 +40,15 @@ def _meaning(name, value):
 
         return unknown
     return _rebound(value) if is_helper(value) else value
+
+
+class _Math:
+    """What formulas may use of the module `math`."""
+
+    sqrt = staticmethod(np.sqrt)
+
+    def __getattr__(self, name):
+        raise AttributeError(f"math.{name} has no op: take what hotloop.kernels.elementary has, or a number")
 
 
 def _select(condition, yes, no):

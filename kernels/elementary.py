@@ -5,9 +5,10 @@ docs/accuracy.md says how far the functions lie from the exact values. Polynomia
 50 digits (tests/test_elementary.py derives them again).
 """
 
+from ._primitives import select
 from .exponential import clamp, exp, expm1, log, log1p, pow, softplus
 from .gates import erf, normal_cdf, normal_pdf, sigmoid, sigmoid_slope, tanh, tanhshrink
 from .trigonometry import cos, sin
 
-__all__ = ["clamp", "cos", "erf", "exp", "expm1", "log", "log1p", "normal_cdf", "normal_pdf", "pow", "sigmoid",
-           "sigmoid_slope", "sin", "softplus", "tanh", "tanhshrink"]
+__all__ = ["clamp", "cos", "erf", "exp", "expm1", "log", "log1p", "normal_cdf", "normal_pdf", "pow", "select",
+           "sigmoid", "sigmoid_slope", "sin", "softplus", "tanh", "tanhshrink"]

@@ -1,5 +1,6 @@
 """Derivatives of general graphs: reverse, forward, twice, numerical and symbolic all agree; users' own operations."""
 
+import math
 import re
 
 import hypothesis
@@ -10,9 +11,8 @@ from hypothesis import strategies as st
 
 import hotloop as hl
 from hotloop.kernels import OPS
-from hotloop.kernels._primitives import select
 from hotloop.kernels.activations import ACTIVATIONS
-from hotloop.kernels.elementary import exp, sigmoid
+from hotloop.kernels.elementary import exp, select, sigmoid
 
 UNARY = [hl.exp, hl.tanh, hl.sigmoid, hl.sin, hl.cos, hl.square, lambda x: hl.sqrt(hl.square(x) + 0.5),
          lambda x: hl.log(hl.square(x) + 1.5), lambda x: -x, lambda x: 0.5 * x - 1, lambda x: 1 / (hl.square(x) + 1),
@@ -133,6 +133,8 @@ def test_an_operation_joins_graphs_and_networks(tmp_path):
     (("other", lambda x: x, None), TypeError, "derivative must be a plain"),
     (("other", lambda x: x.foo, lambda x: 1.0), TypeError, "cannot be applied"),
     (("other", lambda x, y: x, lambda x: 1.0), TypeError, "cannot be applied"),
+    (("other", lambda x: math.exp(x), lambda x: 1.0), TypeError, r"math\.exp .*hotloop\.kernels\.elementary"),
+    (("other", lambda x: x if x > 0 else 0.0, lambda x: 1.0), TypeError, "a choice with its select"),
 ])
 def test_bad_operations(arguments, kind, words):
     before = set(OPS)
