@@ -2,7 +2,7 @@
 
 All are formulas over `real` values without a branch, a table or a call; in a formula, float literals are `real`.
 docs/accuracy.md says how far the functions lie from the exact values. Polynomials were fitted at Chebyshev nodes with
-50 digits (tests/test_elementary.py derives them again).
+50 digits (tests/test_coefficients.py derives them again).
 """
 
 from ._primitives import select
