@@ -1,27 +1,28 @@
-"""Time the building blocks by themselves, on one thread: activations, optimizers, calls and descents of small graphs.
+"""Time the building blocks by themselves: activations, optimizers, calls and descents of small graphs.
 
     python asv_benchmarks/blocks.py [activations] [optimizers] [graphs] [--rounds 9]
 
 Activations run on 65,536 float32 numbers that stay in cache, beside NumPy's and torch's functions where they have one:
-ns an element, forward and backward. Optimizers update 10 million float32 parameters, beside kernels that do next to
-nothing to as many arrays: the time to stream the state through memory once. Rounds are interleaved (A B A B ...);
-what is printed are medians, ratios as the median of the rounds' ratios.
+ns an element, forward and backward, one thread. Optimizers update 10 million float32 parameters, beside kernels that do
+next to nothing to as many arrays, the time to stream the state through memory once: on one thread and on one for each
+core. Rounds are interleaved (A B A B ...); what is printed are medians, ratios as the median of the rounds' ratios.
 """
 
 import argparse
 import statistics
 import time
 import timeit
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 import hotloop as hl
 from hotloop.kernels import OPS, _context, _jit
 from hotloop.kernels._primitives import SIZE, reals
-from hotloop.kernels._target import host
+from hotloop.kernels._target import cores, host
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 
-ELEMENTS, PARAMETERS = 2**16, 10_000_000
+ELEMENTS, PARAMETERS, CORES = 2**16, 10_000_000, cores()
 
 
 @_jit.kernel
@@ -101,6 +102,21 @@ class Call:
         started = time.perf_counter()
         assert self.call(row, context, self.low, self.high) >= 0
         return time.perf_counter() - started
+
+
+def divided(make, size):
+    """One call `make(low, high)` for all, and one for each core at once: two functions that give seconds."""
+    ends = [size * core // CORES for core in range(CORES + 1)]
+    pool = ThreadPoolExecutor(CORES)
+    parts = [make(low, high).run for low, high in zip(ends[:-1], ends[1:], strict=True)]
+
+    def run():
+        started = time.perf_counter()
+        for future in [pool.submit(part) for part in parts]:
+            future.result()
+        return time.perf_counter() - started
+
+    return make(0, size).run, run
 
 
 def placed(values, number):
@@ -204,21 +220,26 @@ def optimizers(rounds):
              hl.RMSprop(1e-6, momentum=0.9, centered=True), hl.Adam(1e-6), hl.Adam(1e-6, amsgrad=True), hl.AdamW(1e-6),
              hl.Adamax(1e-6), hl.NAdam(1e-6), hl.RAdam(1e-6), hl.ASGD(1e-6), hl.Rprop(1e-6), hl.Lion(1e-6)]
     arrays = [placed(rng.uniform(0.1, 1, PARAMETERS).astype(np.float32), number) for number in range(5)]
-    streams = {count: Call(kernel, 0, PARAMETERS, **dict(zip(_jit.operands(kernel), arrays, strict=False)))
-               for count, kernel in STREAMS.items()}
-    print(f"{'optimizer':44} {'ns':>6} {'stream':>6}   ratio")
+    streams = {count: divided(lambda low, high, kernel=kernel: Call(kernel, low, high, **dict(zip(
+        _jit.operands(kernel), arrays, strict=False))), PARAMETERS) for count, kernel in STREAMS.items()}
+    columns = "".join(f" {'ns':>6} {'stream':>6} ratio" for _ in range(2))
+    print(f"{'':44} one thread           {CORES} threads\n{'optimizer':44}{columns}")
     for optimizer in cases:
         op, states = OPS[optimizer.op], optimizer.states()
         held = dict(zip(states, arrays[2:], strict=False))
         settings = {name: float(np.ravel(value)[-1]) if isinstance(value, np.ndarray) else value
                     for name, value in optimizer.settings(np.array([2])).items()}
-        call = Call(op.cpu, 0, PARAMETERS, context=[(_context.GRADIENT, arrays[1])], w=arrays[0], **held, **settings)
-        mine, stream = interleaved([call.run, streams[2 + len(states)].run], rounds, 2)
+        calls = divided(lambda low, high, op=op, held=held, settings=settings: Call(
+            op.cpu, low, high, context=[(_context.GRADIENT, arrays[1])], w=arrays[0], **held, **settings), PARAMETERS)
+        found = interleaved([*calls, *streams[2 + len(states)]], rounds, 2)
         for array in arrays:
             array[:] = rng.uniform(0.1, 1, PARAMETERS)
-        ratio = statistics.median(a / b for a, b in zip(mine, stream, strict=True))
-        print(f"{str(optimizer)[:44]:44} {statistics.median(mine) / PARAMETERS * 1e9:6.3f} "
-              f"{statistics.median(stream) / PARAMETERS * 1e9:6.3f}   {ratio:.2f}")
+        line = f"{str(optimizer)[:44]:44}"
+        for mine, stream in zip(found[:2], found[2:], strict=True):
+            ratio = statistics.median(a / b for a, b in zip(mine, stream, strict=True))
+            line += (f" {statistics.median(mine) / PARAMETERS * 1e9:6.3f} "
+                     f"{statistics.median(stream) / PARAMETERS * 1e9:6.3f} {ratio:5.2f}")
+        print(line)
 
 
 def graphs(rounds):
