@@ -11,7 +11,7 @@ from ._context import CONTEXT, GRADIENT, UPDATE
 from ._jit import kernel
 from ._op import Op, register
 from ._primitives import SIZE, finite, fma, ints, real, reals, select
-from .optimizers import ratio, update_shape
+from .optimizers import mean_square, ratio, update_shape
 
 
 @kernel
@@ -59,9 +59,7 @@ def adadelta(w, square_avg, acc_delta, lr: float, rho: float, eps: float, weight
     bad = False
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
-        sound = finite(fma(old, squares[i], new * slope * slope))
-        slope = select(sound, slope, 0.0)
-        v = fma(old, squares[i], new * slope * slope)
+        sound, slope, v = mean_square(slope, squares[i], old, new)
         squares[i] = v
         moved = select(slope == 0.0, 0.0, math.sqrt(deltas[i] + floor) / math.sqrt(v + floor) * slope)
         good = finite(fma(old, deltas[i], new * moved * moved)) & finite(fma(-rate, moved, weights[i]))
@@ -101,9 +99,7 @@ def rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, fl
     bad = False
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
-        sound = finite(fma(old, squares[i], new * slope * slope))
-        slope = select(sound, slope, 0.0)
-        v = fma(old, squares[i], new * slope * slope)
+        sound, slope, v = mean_square(slope, squares[i], old, new)
         squares[i] = v
         if centered:
             m = fma(new, slope - means[i], means[i])

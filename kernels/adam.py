@@ -13,7 +13,7 @@ from ._jit import kernel
 from ._op import Op, register
 from ._panels import nothing
 from ._primitives import SIZE, finite, fma, ints, real, reals, select
-from .optimizers import ratio, update_shape
+from .optimizers import mean_square, ratio, update_shape
 
 
 @kernel
@@ -48,9 +48,10 @@ def adam(w, exp_avg, exp_avg_sq, max_exp_avg_sq, lr: float, beta1: float, beta2:
             v = select(v > largest[i], v, largest[i])
             largest[i] = v + same
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), spread, floor))
-        good = finite(fma(-step, moved, weights[i] * shrink)) & sound
+        weight = fma(-step, moved, weights[i] * shrink)
+        good = finite(weight) & sound
         bad |= not good
-        weights[i] = fma(-step, select(good, moved, 0.0), weights[i] * select(good, shrink, 1.0))
+        weights[i] = select(good, weight, weights[i]) + same
     return int(bad)
 
 
@@ -100,7 +101,7 @@ def nadam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     spread = real(one / math.sqrt(one - power(beta2, cells[UPDATE])))
     new1, new2, old2, floor = real(one - beta1), real(one - beta2), real(beta2), real(eps)
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
-    bad = False
+    bad, same = False, nothing(context)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
         sound, slope, m, v = moments(slope, means[i], squares[i], new1, old2, new2)
@@ -108,9 +109,10 @@ def nadam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
         squares[i] = v
         step = fma(of_slope, slope, of_mean * m)
         moved = select(step == 0.0, 0.0, step / fma(math.sqrt(v), spread, floor))
-        good = finite(weights[i] * shrink - moved) & sound
+        weight = weights[i] * shrink - moved
+        good = finite(weight) & sound
         bad |= not good
-        weights[i] = weights[i] * select(good, shrink, 1.0) - select(good, moved, 0.0)
+        weights[i] = select(good, weight, weights[i]) + same
     return int(bad)
 
 
@@ -138,16 +140,17 @@ def radam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     step = real(rate)
     new1, new2, old2 = real(one - beta1), real(one - beta2), real(beta2)
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
-    bad = False
+    bad, same = False, nothing(context)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
         sound, slope, m, v = moments(slope, means[i], squares[i], new1, old2, new2)
         means[i] = m
         squares[i] = v
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), steep, floor))
-        good = finite(fma(-step, moved, weights[i] * shrink)) & sound
+        weight = fma(-step, moved, weights[i] * shrink)
+        good = finite(weight) & sound
         bad |= not good
-        weights[i] = fma(-step, select(good, moved, 0.0), weights[i] * select(good, shrink, 1.0))
+        weights[i] = select(good, weight, weights[i]) + same
     return int(bad)
 
 
@@ -163,7 +166,7 @@ def lion(w, exp_avg, lr: float, beta1: float, beta2: float, weight_decay: float,
     means = reals(exp_avg + low * SIZE, count)
     one = np.float64(1.0)
     rate, new1, new2, shrink = real(lr), real(one - beta1), real(one - beta2), real(one - lr * weight_decay)
-    bad = False
+    bad, same = False, nothing(context)
     for i in range(count):
         mean = means[i]
         sound = finite(slopes[i] - mean)
@@ -171,9 +174,10 @@ def lion(w, exp_avg, lr: float, beta1: float, beta2: float, weight_decay: float,
         aim = fma(new1, change, mean)
         means[i] = fma(new2, change, mean)
         moved = select(aim > 0.0, rate, select(aim < 0.0, -rate, 0.0))
-        good = finite(weights[i] * shrink - moved) & sound
+        weight = weights[i] * shrink - moved
+        good = finite(weight) & sound
         bad |= not good
-        weights[i] = weights[i] * select(good, shrink, 1.0) - select(good, moved, 0.0)
+        weights[i] = select(good, weight, weights[i]) + same
     return int(bad)
 
 
@@ -185,10 +189,9 @@ def decays(weight_decay, lr, decoupled):
 
 
 def moments(slope, mean, square, new1, old2, new2):
-    """(whether the square stays finite, the slope or 0, the new mean, the new mean of squares)."""
-    sound = finite(fma(old2, square, new2 * slope * slope))
-    slope = select(sound, slope, 0.0)
-    return sound, slope, fma(new1, slope - mean, mean), fma(old2, square, new2 * slope * slope)
+    """(whether the mean of squares stays finite, the slope, or 0 where it does not, the new mean, that of squares)."""
+    sound, slope, square = mean_square(slope, square, old2, new2)
+    return sound, slope, fma(new1, slope - mean, mean), square
 
 
 def power(base, exponent):

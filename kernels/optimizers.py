@@ -6,8 +6,9 @@ looks at the number of the update.
 
 A kernel updates elements [low, high); the gradient's element 0 stands at the context's GRADIENT. It returns 1 where
 a new parameter or state would not be finite: that parameter keeps its old value, a state that would not be finite is
-given a gradient of zero, and the training stops. Its step, not its value, is chosen: a choice between new and old value
-becomes a masked store, which is slow on some processors. Coefficients are float64 until they meet a parameter.
+given a gradient of zero, and the training stops. The step is chosen, or the value with `nothing` added: a bare choice
+between new and old value becomes a masked store, which is slow on some processors. Coefficients are float64 until they
+meet a parameter.
 """
 
 import numpy as np
@@ -118,6 +119,13 @@ def rprop(w, prev, step_size, lr: float, etaminus: float, etaplus: float, step_s
 
 
 # Reference: (attributes, update, w, gradient, *present states) -> (w, *present states).
+
+
+def mean_square(slope, square, old, new):
+    """(whether old square + new slope^2 is finite, the slope, or 0 where it is not, the mean with it)."""
+    after = fma(old, square, new * slope * slope)
+    sound = finite(after)
+    return sound, select(sound, slope, 0.0), select(sound, after, old * square)
 
 
 def _sgd_reference(attributes, update, w, g, velocity=None):
