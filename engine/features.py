@@ -6,7 +6,7 @@ import numpy as np
 
 from hotloop.kernels import OPS, features
 from hotloop.kernels.activations import ACTIVATIONS
-from hotloop.kernels.shapes import strides, views
+from hotloop.kernels.shapes import part, repeated, strides, views
 
 
 def columns(node):
@@ -98,8 +98,7 @@ def _broadcast(planner, node, x):
         planner.emit(node.op, features.fill_features, "rows", [node], {"values": numbers, "y": planner.buffer(node)},
                      ("y",))
         return
-    steps = [step if size != 1 else 0 for size, step in zip(x.shape[1:], strides(x.shape[1:]), strict=True)]
-    _move(planner, node, x, node.shape[1:], steps, strides(node.shape[1:]))
+    _move(planner, node, x, node.shape[1:], repeated(x.shape[1:], node.shape[1:]), strides(node.shape[1:]))
 
 
 def _transpose(planner, node, x):
@@ -122,9 +121,7 @@ def _embed(planner, node, x):
 
 def _part(node, shape):
     """Where a slice of the features of this shape begins, and its steps."""
-    starts, steps = node.attributes["starts"][1:], node.attributes["steps"][1:]
-    return (sum(start * stride for start, stride in zip(starts, strides(shape[1:]), strict=True)),
-            [step * stride for step, stride in zip(steps, strides(shape[1:]), strict=True)])
+    return part(node.attributes["starts"][1:], node.attributes["steps"][1:], shape[1:])
 
 
 def _concatenate(planner, node, *parts):

@@ -13,7 +13,7 @@ import numpy as np
 
 from hotloop.kernels import OPS, _jit, data, gemm, sweep, tensors
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
-from hotloop.kernels.shapes import concrete, strides, views
+from hotloop.kernels.shapes import concrete, part, repeated, strides, views
 
 from .graph import SOURCES
 from .program import Buffer
@@ -186,11 +186,8 @@ class Tables:
         return Place(place.region, place.offset + elements * self.itemsize, place.size)
 
     def _broadcast(self, node, x):
-        steps = [0] * len(node.shape)
-        for axis, (size, step) in enumerate(zip(self.shape(x), strides(self.shape(x)), strict=True)):
-            steps[len(node.shape) - len(x.shape) + axis] = step if size != 1 else 0
-        self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(node), steps,
-                                       strides(self.shape(node)))])
+        self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(node),
+                                       repeated(self.shape(x), self.shape(node)), strides(self.shape(node)))])
 
     def _transpose(self, node, x):
         steps = strides(self.shape(x))
@@ -209,10 +206,8 @@ class Tables:
                                        steps, y_first=first)])
 
     def _part(self, node, shape):
-        """Where a slice of an array of this shape begins, and its steps, in elements."""
-        starts, steps, distances = node.attributes["starts"], node.attributes["steps"], strides(shape)
-        return (sum(start * distance for start, distance in zip(starts, distances, strict=True)),
-                [step * distance for step, distance in zip(steps, distances, strict=True)])
+        """Where a slice of an array of this shape begins, and its steps."""
+        return part(node.attributes["starts"], node.attributes["steps"], shape)
 
     def _concatenate(self, node, *parts):
         axis, steps, first, calls = node.attributes["axis"], strides(self.shape(node)), 0, []

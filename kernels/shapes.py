@@ -21,6 +21,19 @@ def strides(shape):
     return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
+def repeated(shape, whole):
+    """Steps along the dimensions of `whole` through an array of `shape` that is broadcast to it, 0 where it repeats."""
+    own = [step if size != 1 else 0 for size, step in zip(shape, strides(shape), strict=True)]
+    return [0] * (len(whole) - len(shape)) + own
+
+
+def part(starts, steps, whole):
+    """Where a part of an array of the shape `whole` begins, and its steps, in elements; given by its indices."""
+    distances = strides(whole)
+    return (sum(start * distance for start, distance in zip(starts, distances, strict=True)),
+            [step * distance for step, distance in zip(steps, distances, strict=True)])
+
+
 def views(sizes, *steps):
     """The dimensions that two strided views have in common, as few as do: (size, step, step) of each, at least one."""
     merged: list[tuple[int, ...]] = []
