@@ -146,7 +146,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
 def copy_to(folder):
     """Lay the repository out so that `folder` on the path is what the tests import."""
     ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
-    for source, target in (("engine", "hotloop"), ("kernels", "hotloop/kernels"), ("tests", "tests")):
+    for source, target in (("engine", "hotloop"), ("kernels", "hotloop/kernels"), ("tests", "tests"), ("docs", "docs")):
         shutil.copytree(ROOT / source, folder / target, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
