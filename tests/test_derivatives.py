@@ -17,7 +17,7 @@ from hotloop.kernels.elementary import exp, select, sigmoid
 UNARY = [hl.exp, hl.tanh, hl.sigmoid, hl.sin, hl.cos, hl.square, lambda x: hl.sqrt(hl.square(x) + 0.5),
          lambda x: hl.log(hl.square(x) + 1.5), lambda x: -x, lambda x: 0.5 * x - 1, lambda x: 1 / (hl.square(x) + 1),
          lambda x: hl.softmax(x), lambda x: hl.logsumexp(x, axis=0, keepdims=True) - x, lambda x: x.sum(0) + x,
-         lambda x: hl.concatenate([x[1:], x[:1]]), lambda x: x.reshape(2, 2).T.reshape(4), lambda x: (x * x) ** 1.5]
+         lambda x: hl.concatenate([x[1:], x[:1]]), lambda x: x.reshape(2, 2).T.reshape(4), lambda x: (x * x + 0.5) ** 1.5]
 BINARY = [lambda x, y: x + y, lambda x, y: x - y, lambda x, y: x * y, lambda x, y: x / (hl.square(y) + 1),
           lambda x, y: (x.reshape(2, 2) @ y.reshape(2, 2)).reshape(4), lambda x, y: x * y.mean(),
           lambda x, y: (x.reshape(2, 2, 1) @ y.reshape(2, 1, 2)).sum(1).reshape(4),
