@@ -64,6 +64,7 @@ from .functions import (
     max,
     maximum,
     mean,
+    min,
     minimum,
     not_equal,
     relu,
@@ -144,7 +145,7 @@ __all__ = [
     "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "SquaredHingeLoss", "StepLR", "Tanh", "Tanhshrink",
     "Threshold", "Trainer", "ZeroOneLoss", "absolute", "concatenate", "cos", "custom_loss", "detach", "equal",
     "erf", "exp", "expm1", "gradcheck", "load", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max",
-    "maximum", "mean", "minimum", "not_equal", "numerical_gradient", "operation", "relu", "reshape", "save",
+    "maximum", "mean", "min", "minimum", "not_equal", "numerical_gradient", "operation", "relu", "reshape", "save",
     "sigmoid", "sign", "sin", "softmax", "sqrt", "sqrt_scaled", "square", "stack", "sum", "tanh", "transpose",
     "where",
 ]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from .functions import log_softmax, softmax
-from .layers import Activation
+from .layers import Activation, AlongFeatures
 
 _POSITIVE = {"low": 0, "open_low": True}
 
@@ -49,7 +49,7 @@ class Threshold(Activation):
 
 @dataclass(frozen=True, eq=False)
 class Hardtanh(Activation):
-    """y = min(max(x, min_val), max_val); slope 0 at both. Raises ValueError unless min_val < max_val."""
+    """y = min(max(x, min_val), max_val); slope 0 at both (Collobert et al. 2011). Needs min_val < max_val."""
 
     min_val: float = -1.0
     max_val: float = 1.0
@@ -125,19 +125,19 @@ class Softshrink(Activation):
 
 
 class Sigmoid(Activation):
-    """y = 1 / (1 + exp(-x))."""
+    """y = 1 / (1 + exp(-x)), the logistic function (Rumelhart, Hinton and Williams 1986)."""
 
     op = "sigmoid"
 
 
 class LogSigmoid(Activation):
-    """y = log(1 / (1 + exp(-x))), without overflow or cancellation."""
+    """y = log(1 / (1 + exp(-x))), without overflow or cancellation: logistic regression's log-likelihood (Cox 1958)."""
 
     op = "log_sigmoid"
 
 
 class Tanh(Activation):
-    """y = tanh x."""
+    """y = tanh x (LeCun et al. 1998)."""
 
     op = "tanh"
 
@@ -224,7 +224,7 @@ class Mish(Activation):
     op = "mish"
 
 
-class Softmax(Activation):
+class Softmax(AlongFeatures, Activation):
     """y_i = exp(x_i) / sum_j exp(x_j) over each row (Bridle 1990).
 
     For classification leave it out and use CrossEntropyLoss, which takes logits.
@@ -237,7 +237,7 @@ class Softmax(Activation):
         return softmax(x)
 
 
-class Softmin(Activation):
+class Softmin(AlongFeatures, Activation):
     """y_i = exp(-x_i) / sum_j exp(-x_j) over each row: the softmax of -x."""
 
     op = "softmax"
@@ -251,7 +251,7 @@ class Softmin(Activation):
         return softmax(-x)
 
 
-class LogSoftmax(Activation):
+class LogSoftmax(AlongFeatures, Activation):
     """y_i = x_i - log sum_j exp(x_j) over each row, without overflow.
 
     For classification leave it out and use CrossEntropyLoss, which takes logits.

@@ -1,5 +1,7 @@
 """Differentiation: appends to a graph the nodes that compute derivatives, so they can be differentiated again."""
 
+from collections.abc import Mapping
+
 from hotloop.kernels import OPS
 
 from .node import Node
@@ -12,7 +14,7 @@ def differentiate(graph, value, wrt, seed=None):
     gets the sum of what comes back along each use. Raises ValueError where `value` is no scalar and there is no seed,
     does not depend on a node of `wrt`, or passes through an op without a gradient.
     """
-    wrt = _checked(graph, [value, *wrt])[1:]
+    wrt = _checked(graph, [value, *_several(wrt)])[1:]
     if seed is None and value.shape != ():
         raise ValueError(f"the gradient of {value!r} needs a scalar: reduce it, say by its mean, or give a seed")
     start = graph.constant(1.0 if seed is None else seed)
@@ -43,6 +45,7 @@ def hessian(graph, value, wrt):
 
     As many reverse passes as elements, each a part of the graph. Raises what `differentiate` does.
     """
+    wrt = _several(wrt)
     slopes = [gradient.reshape(-1) for gradient in differentiate(graph, value, wrt)]
     rows = []
     for slope in slopes:
@@ -59,6 +62,8 @@ def jvp(graph, value, tangents):
     tangents: node -> direction, a node, number or array of its shape. Raises ValueError where a direction has another
     shape, `value` does not depend on any of the nodes, or passes through an op without a derivative.
     """
+    if not isinstance(tangents, Mapping) or not tangents:
+        raise TypeError(f"tangents must map nodes to their directions, such as {{x: 1.0}}, got {tangents!r}")
     _checked(graph, [value, *tangents])
     directions = {node: graph.constant(direction) for node, direction in tangents.items()}
     for node, direction in directions.items():
@@ -93,10 +98,19 @@ def _tangent(graph, node, moved):
 
 
 def _rule(node):
+    if node.op == "layer":
+        raise ValueError(f"{node!r} = {node.attributes['layer']!r} differs in training and in use, or with the dtype: "
+                         "give its nodes to a Network, which a Trainer trains")
     if node.op not in OPS or OPS[node.op].gradient is None:
         raise ValueError(f"op {node.op!r} of node {node!r} has no gradient: it can be evaluated; leave it out of what "
                          "is differentiated, such as a training loss")
     return OPS[node.op].gradient
+
+
+def _several(nodes):
+    if not isinstance(nodes, list | tuple) or not nodes:
+        raise TypeError(f"wrt must be a list of nodes, such as [x], got {nodes!r}")
+    return nodes
 
 
 def _checked(graph, nodes):

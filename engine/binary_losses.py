@@ -12,12 +12,13 @@ class BCELoss(Loss):
 
     Mean over all elements of -w (y log x + (1 - y) log(1 - x)), each logarithm at least -100, as in torch; x must lie
     in [0, 1]: let the network end with Sigmoid. weight: w, one number for each output; torch's other shapes of it are
-    sample weights.
+    sample weights. (Cox 1958.)
     """
 
     _: KW_ONLY
     weight: tuple[float, ...] | None = None
     op, target_range, cuts = "bce_loss", (0, 1), (0.5, 0.5)
+    needs = "BCELoss needs outputs in [0, 1]: end the network with Sigmoid(), or take BCEWithLogitsLoss"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class BCEWithLogitsLoss(Loss):
     """Binary cross-entropy of sigmoid(x) against targets in [0, 1], from the logits x.
 
     Mean over all elements of w (p y softplus(-x) + (1 - y) softplus(x)), softplus(x) = max(x, 0) + log(1 + exp(-|x|)).
-    weight: w, pos_weight: p, each one number for each output.
+    weight: w, pos_weight: p, each one number for each output. (Cox 1958.)
     """
 
     _: KW_ONLY
@@ -38,7 +39,7 @@ class BCEWithLogitsLoss(Loss):
 class MultiLabelSoftMarginLoss(Loss):
     """BCEWithLogitsLoss averaged over the outputs of each row, then reduced over the rows: "sum" adds the rows' means.
 
-    weight: one number for each output.
+    As in torch. weight: one number for each output.
     """
 
     _: KW_ONLY
@@ -77,7 +78,10 @@ class ExponentialLoss(_Signs):
 
 @dataclass(frozen=True)
 class SoftMarginLoss(_Signs):
-    """Mean over all elements of log(1 + exp(-y x)) for targets -1 and 1, the logistic loss, without overflow."""
+    """Mean over all elements of log(1 + exp(-y x)) for targets -1 and 1, the logistic loss, without overflow.
+
+    (Friedman, Hastie and Tibshirani 2000.)
+    """
 
     op, cuts = "soft_margin_loss", (0, 0)
 
@@ -86,7 +90,7 @@ class SoftMarginLoss(_Signs):
 class HingeEmbeddingLoss(_Signs):
     """Mean over all elements of x where y is 1, max(0, margin - x) where y is -1; x is a distance.
 
-    Slope 0 at the margin (torch: -1).
+    As in torch, but for slope 0 at the margin (torch: -1).
     """
 
     _: KW_ONLY

@@ -174,7 +174,8 @@ def _make(kinds, entry, what):
     """The layer, loss, optimizer or schedule that `entry` describes; arguments left out take their defaults."""
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
-        raise ValueError(f"{what} is no known kind but {entry!r}: choose one of {', '.join(kinds)}")
+        raise ValueError(f"{what} is no known kind but {entry!r}: choose one of {', '.join(kinds)}, or run "
+                         "first what defines it, such as operation(...) or custom_loss(...)")
     try:
         made = kinds[kind](**{name: _argument(value, f"{what}, {name}") for name, value in entry.items()
                               if name != "kind"})

@@ -53,7 +53,7 @@ class CrossEntropyLoss(_WeightedClasses):
     Targets are class indices (rows,) or a distribution over the classes for each row (rows, classes). weight: a factor
     w_c for each class; the mean divides by the weights of the labels' classes, or by the rows for distributions.
     ignore_index: rows with this label count for nothing. label_smoothing: s mixes a share s of the uniform distribution
-    into the target (Szegedy et al. 2016).
+    into the target (Szegedy et al. 2016). The loss of a softmax: Bridle 1990.
     """
 
     _: KW_ONLY
@@ -74,7 +74,7 @@ class CrossEntropyLoss(_WeightedClasses):
 class NLLLoss(_WeightedClasses):
     """Negative log-likelihood -w_y x_y of log-probabilities x (rows, classes) and class indices y.
 
-    weight, ignore_index: as for CrossEntropyLoss, which takes logits and needs no logarithm before it.
+    As in torch; weight, ignore_index: as for CrossEntropyLoss, which takes logits and needs no logarithm before it.
     """
 
     _: KW_ONLY

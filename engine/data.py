@@ -108,7 +108,8 @@ def real_array(x, name):
     """`x` as an array of real numbers of any dtype; TypeError for others."""
     array = _array(x, name)
     if array.dtype.kind not in "bfiu":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}: use {name}.astype(float)")
+        advice = f"take {name}.real" if array.dtype.kind == "c" else f"use {name}.astype(float)"
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}: {advice}")
     return array
 
 

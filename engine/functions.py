@@ -129,6 +129,11 @@ def max(x, axis=None, keepdims=False):
     return _node(x, "max").max(axis, keepdims)
 
 
+def min(x, axis=None, keepdims=False):
+    """The smallest along one axis, several, or all (None); the first of equal ones gets the gradient."""
+    return _node(x, "min").min(axis, keepdims)
+
+
 def logsumexp(x, axis=None, keepdims=False):
     """log(sum(exp(x))) over one axis, several, or all, without overflow; -inf where all are -inf."""
     top = _finite_top(x, axis)
@@ -143,8 +148,9 @@ def softmax(x, axis=-1):
 
 
 def log_softmax(x, axis=-1):
-    """x - logsumexp(x) along an axis."""
-    return x - logsumexp(x, axis, keepdims=True)
+    """x - logsumexp(x) along an axis; what is large is subtracted first, so that large x lose nothing."""
+    below = x - _finite_top(x, axis)
+    return below - log(exp(below).sum(axis, keepdims=True))
 
 
 def _finite_top(x, axis):
@@ -164,7 +170,7 @@ def reshape(x, shape):
 
 
 def transpose(x, axes=None):
-    """x with its dimensions in another order, reversed by default."""
+    """x with its dimensions in another order, reversed by default; axes count from the end where they are negative."""
     return _node(x, "transpose").transpose(axes) if axes is not None else _node(x, "transpose").transpose()
 
 

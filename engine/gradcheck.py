@@ -49,9 +49,9 @@ def gradcheck(function, *arrays, step=1e-6, rtol=1e-3, atol=1e-5, backend="cpu")
     weighted by random numbers. Returns the largest |derivative - difference|. Raises GradientError, which names
     function, argument, index and both values, where it is beyond atol + rtol |difference|.
     """
-    name = getattr(function, "__name__", repr(function))
     program, nodes, weights = _program(function, arrays, backend, RANDOM)
     graph, value = program.graph, program.outputs[0]
+    name = getattr(function, "__name__", repr(function)) + ", its values weighed at random" * bool(value.shape)
     gradients = dict.fromkeys((node.name for node in nodes), 0.0)  # what the value does not depend on
     known = [node for node in nodes if value.depends_on(node)]
     if known:

@@ -42,7 +42,8 @@ class GraphProgram:
     a list of outputs the list of values; with `wrt` also a dictionary of gradients by node name. Values of shape () are
     floats, others new arrays of the program's dtype. `program["w"]` reads a parameter, `program["w"] = value` sets it.
 
-    Raises ValueError and TypeError before anything runs: for unknown or missing inputs, wrong shapes and dtypes,
+    Inputs of the graph that the outputs do not need may be left out. Raises ValueError and TypeError before anything
+    runs: for unknown or missing inputs, wrong shapes and dtypes,
     outputs or `wrt` of another graph, a gradient of what is no scalar without a seed, parameters without a value.
     """
 
@@ -64,6 +65,7 @@ class GraphProgram:
         self._engine = self._make(self.outputs + self.gradients)
         live = self._engine.live
         self.inputs = {node.name: node for node in live if node.op == "input"}
+        self._unneeded = {node.name for node in graph.nodes if node.op == "input"} - self.inputs.keys()
         self._parameters = {node.name: node for node in live if node.op == "parameter"}
         self._unset = set(self._parameters)
         for name, node in self._parameters.items():
@@ -90,7 +92,7 @@ class GraphProgram:
             from .graph_cpu import CpuGraph as Engine
         return Engine(live, roots, self.dtype, self.threads, updated)
 
-    def __call__(self, **inputs):
+    def __call__(self, /, **inputs):
         """Run once."""
         if inputs or self._run is None:
             values = self._engine.run(*self._checked(inputs))
@@ -108,7 +110,9 @@ class GraphProgram:
         if self._unset:
             raise ValueError(f"parameters {sorted(self._unset)} have no value yet: set them, program[name] = value")
         if inputs.keys() != self.inputs.keys():
-            self._refuse(inputs)
+            inputs = {name: value for name, value in inputs.items() if name not in self._unneeded}
+            if inputs.keys() != self.inputs.keys():
+                self._refuse(inputs)
         found, batch = {}, None
         for name, node in self.inputs.items():
             array = data.real_array(inputs[name], name)
@@ -167,7 +171,7 @@ class GraphProgram:
 
     # training
 
-    def minimize(self, optimizer, steps, until=None, trace=False, schedule=None, **inputs):
+    def minimize(self, /, optimizer, steps, until=None, trace=False, schedule=None, **inputs):
         """Change the parameters to make the output, a scalar, small; the whole descent runs compiled. Return a Descent.
 
         optimizer: of this package, its state new in every call; or Newton, whose steps are calls. steps: updates at
@@ -176,6 +180,10 @@ class GraphProgram:
         the parameters among it are trained, else all. Raises NonFiniteError where value or update is not finite; the
         parameters are then the last finite ones.
         """
+        taken = self.inputs.keys() & {"optimizer", "steps", "until", "trace", "schedule"}
+        if taken:
+            raise ValueError(f"minimize has arguments of its own called {', '.join(sorted(taken))}: give these inputs "
+                             "other names")
         checks.kind("optimizer", optimizer, OPTIMIZERS | {"Newton": Newton})
         steps = checks.integer("steps", steps, 0)
         goal = -np.inf if until is None else checks.number("until", until)

@@ -64,12 +64,18 @@ class Layer:
         return x.graph.call(self, x, name)
 
     def formula(self, x, **sources):
-        """What the layer makes of a node, in ops that every program takes; None if that differs in training and use."""
+        """What the layer makes of a node, in ops that every program takes; None if that differs in training and use.
+
+        Compiled graphs run it. Networks do, too, for a layer without parameters; one with parameters has `apply`.
+        """
         return None
 
     def apply(self, graph, x, prefix, training=False):
-        """Append to `graph` what the layer makes of x, in training or in use: what its formula says, by default."""
-        made = self.formula(x, **self.sources(graph, prefix))
+        """Append to `graph` what the layer makes of x, in training or in use; by default the formula, of x alone."""
+        made = None if self.parameters() else self.formula(x, **self.sources(graph, prefix))
+        if made is None and self.parameters():
+            raise NotImplementedError(f"{type(self).__name__} has parameters, so networks need its method apply(graph, "
+                                      "x, prefix, training), of ops that train them: dense, affine or prelu")
         if made is None:
             raise NotImplementedError(f"{type(self).__name__} needs a method apply(graph, x, prefix, training), or "
                                       "formula(x, **sources)")
@@ -138,6 +144,23 @@ class _OneOp(Layer, abstract=True):
     def attributes(self):
         """The op's attributes."""
         return {setting.name: getattr(self, setting.name) for setting in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class AlongFeatures(_OneOp, abstract=True):
+    """Base of layers that work along the features of each row: `dim`, as torch has it, can only be -1 or 1."""
+
+    dim: int = -1
+
+    def __post_init__(self):
+        """Check the dimension."""
+        if checks.integer("dim", self.dim, -1, 1) == 0:
+            raise ValueError("dim must be -1 or 1, the features, got 0: rows are examples, computed by themselves")
+        object.__setattr__(self, "dim", -1)
+
+    def attributes(self):
+        """None: rows are what ops work on."""
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +237,7 @@ class Dropout(Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class GLU(_OneOp):
+class GLU(AlongFeatures):
     """y = a sigmoid(b), where a and b are the first and the second half of the features (Dauphin et al. 2017)."""
 
     op = "glu"

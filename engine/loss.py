@@ -30,6 +30,7 @@ class Loss:
     reductions: ClassVar[tuple[str, ...]] = ("mean", "sum")
     kinds: ClassVar[tuple[str, ...]] = ("target",)  # of targets: numbers like the prediction; "labels": class indices
     target_range = -math.inf, math.inf
+    needs: ClassVar[str | None] = None  # of outputs, where not every number has a loss
     cuts: ClassVar[tuple[float, float] | None] = None  # prediction and target above which the answer is yes
 
     def __post_init__(self):

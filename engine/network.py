@@ -290,10 +290,12 @@ class Sequential(Network):
             if isinstance(layer, list | tuple):
                 raise TypeError(f"layer {place} is a {type(layer).__name__}: give the layers one by one, "
                                 "Sequential(*layers)")
+            if isinstance(layer, Network):
+                raise TypeError(f"layer {place} is a network: call it on a node of a Graph, as a layer of a Network")
             checks.kind(f"layer {place}", layer, LAYERS)
             if (layer.parameters() or layer.statistics()) and any(layer is other for other in layers[:place]):
                 raise ValueError(f"layer {place} stands in the network twice: make a new {type(layer).__name__} for "
-                                 "each place")
+                                 "each place, or call it twice on nodes of a Graph, for a Network")
         if not any(isinstance(layer, Dense) for layer in layers):
             raise ValueError("a network needs at least one Dense layer")
         self.layers = layers

@@ -39,7 +39,8 @@ class NewtonEngine:
     def __init__(self, make, value, trained):
         size = sum(int(np.prod(node.shape)) for node in trained)
         if size > _MOST:
-            raise ValueError(f"Newton's method is for at most {_MOST} parameters, got {size}: take LBFGS or another")
+            raise ValueError(f"Newton's method is for at most {_MOST} parameters, got {size}: "
+                             "take an optimizer of first derivatives, such as SGD or Adam")
         self.trained, self.sizes = trained, [int(np.prod(node.shape)) for node in trained]
         slope = concatenate([node.reshape(-1) for node in value.graph.gradient(value, trained)])
         self.engine = make([value, slope, hessian(value.graph, value, trained)])

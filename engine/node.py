@@ -118,9 +118,9 @@ class Node:
         return self.transpose()
 
     def transpose(self, *axes):
-        """The node with its dimensions in the order `axes`, reversed by default."""
-        order = _flat(axes) or tuple(reversed(range(self.ndim)))
-        return self.graph.apply("transpose", self, axes=order)
+        """The node with its dimensions in the order `axes`, reversed by default; -1 is the last."""
+        order = tuple(axis + self.ndim if -self.ndim <= axis < 0 else axis for axis in _flat(axes))
+        return self.graph.apply("transpose", self, axes=order or tuple(reversed(range(self.ndim))))
 
     def reshape(self, *shape):
         """The elements in another shape, of which one size may be -1. The batch (None) stays a dimension of its own."""
@@ -138,6 +138,10 @@ class Node:
     def max(self, axis=None, keepdims=False):
         """The largest along one axis, several, or all (None); the first of equal ones gets the gradient."""
         return self._reduce("max", axis, keepdims)
+
+    def min(self, axis=None, keepdims=False):
+        """The smallest along one axis, several, or all (None); the first of equal ones gets the gradient."""
+        return -(-self).max(axis, keepdims)
 
     def mean(self, axis=None, keepdims=False):
         """The mean over one axis, several, or all (None)."""
@@ -173,6 +177,9 @@ class Node:
 
     def __array__(self, *arguments, **options):
         raise TypeError(f"{self!r} has no value before its program runs: compile the graph, call the program")
+
+    def __array_function__(self, function, types, arguments, options):
+        raise TypeError(f"numpy.{function.__name__} does not take nodes: use their methods, or hotloop's functions")
 
     def __array_ufunc__(self, ufunc, method, *operands, **options):
         name = ufunc.__name__

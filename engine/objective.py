@@ -106,6 +106,10 @@ class Objective:
                              "label or the weight 0: leave such data out")
         return Examples(arrays, (tuple(kinds), sample_weight is not None, ignoring), counts, rows)
 
+    def needs(self):
+        """What the losses need of outputs, in words."""
+        return sorted({loss.needs for loss in self.losses.values() if loss.needs})
+
     def metrics(self):
         """What `Trainer.evaluate` finds: "loss", then "accuracy", or both for each of several outputs."""
         if self.net.several[1] is None:

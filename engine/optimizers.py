@@ -45,7 +45,8 @@ class _Optimizer(Settings):
 class SGD(_Optimizer):
     """Gradient descent as in torch: g += weight_decay w; v = momentum v + (1 - dampening) g, at first v = g; w -= lr v.
 
-    With nesterov the step is lr (g + momentum v); it needs momentum and no dampening.
+    (Robbins and Monro 1951; momentum, Polyak 1964.) With nesterov the step is lr (g + momentum v) (Sutskever et al.
+    2013); it needs momentum and no dampening.
     """
 
     lr: float = positive(1e-3)

@@ -9,7 +9,7 @@ from .loss import Loss
 
 @dataclass(frozen=True)
 class MSELoss(Loss):
-    """Mean over all elements of (x - y)^2; no 1/2."""
+    """Mean over all elements of (x - y)^2; no 1/2 (least squares, Legendre 1805)."""
 
     op = "mse_loss"
 
@@ -23,7 +23,7 @@ class HalfMSELoss(Loss):
 
 @dataclass(frozen=True)
 class L1Loss(Loss):
-    """Mean over all elements of |x - y|; slope 0 at 0."""
+    """Mean over all elements of |x - y|; slope 0 at 0 (least absolute deviations, Boscovich 1757)."""
 
     op = "l1_loss"
 
@@ -67,7 +67,7 @@ class PoissonNLLLoss(Loss):
     """Mean over all elements of exp(x) - y x for counts y, x being the log of their rate.
 
     log_input=False: x is the rate, and the loss x - y log(x + eps). full: adds Stirling's approximation of log y!,
-    y log y - y + log(2 pi y) / 2, where y > 1.
+    y log y - y + log(2 pi y) / 2, where y > 1. (Nelder and Wedderburn 1972.)
     """
 
     _: KW_ONLY
@@ -89,7 +89,7 @@ class KLDivLoss(Loss):
     """Mean over all elements of y (log y - x), the divergence of y from exp(x): x are log-probabilities.
 
     log_target: y are log-probabilities, too, and the loss is exp(y) (y - x). reduction "batchmean", the divergence as
-    mathematics has it, divides by the rows alone.
+    mathematics has it, divides by the rows alone. (Kullback and Leibler 1951.)
     """
 
     _: KW_ONLY

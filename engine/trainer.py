@@ -269,7 +269,8 @@ class Trainer(Holder, Inference):
             what = f"the loss is {loss}" if outcome.stopped == "loss" else f"an update is not finite (loss {loss:g})"
             raise NonFiniteError(f"step {number}: {what}; the network keeps its last finite parameters. Try a smaller "
                                  f"learning rate than {self.lr:g}, or scale the data"
-                                 + ("" if self.check_finite else ", or look for NaN in it"), number, loss)
+                                 + ("" if self.check_finite else ", or look for NaN in it")
+                                 + "".join(f". {need}" for need in self.objective.needs()), number, loss)
         return outcome.losses
 
     @property

@@ -15,12 +15,15 @@ def main():
 
 
 def parabola(backend):
-    """J(x) = x^2 from 1.2 with rate 0.3 until J < 0.01."""
+    """J(x) = x^2 from 1.2 with rate 0.3 until J < 0.01, and one step further."""
     graph = hl.Graph()
     x = graph.parameter("x", 1.2)
-    descent = graph.compile(x**2, backend=backend).minimize(hl.SGD(lr=0.3), 100, until=0.01, trace=True)
-    for place, value in zip(descent.parameters["x"], descent.values, strict=True):
-        print(f"x={place:.6f}  J={value:.6f}")
+    program = graph.compile(x**2, backend=backend)
+    for steps, until in ((100, 0.01), (1, None)):
+        descent = program.minimize(hl.SGD(lr=0.3), steps, until=until, trace=True)
+        first = 0 if until else 1  # where it goes on, it begins with what was printed
+        for place, value in zip(descent.parameters["x"][first:], descent.values[first:], strict=True):
+            print(f"x={place:.6f}  J={value:.6f}")
 
 
 def valley(rate, steps, backend, until=None):

@@ -97,7 +97,14 @@ def build(function, dtype):
 
     dtype, name = np.dtype(dtype), symbol(function, dtype)
     with _lock:
-        code = _compile.compile_object(function, dtype, name, _target_machine(), CHECKED)
+        try:
+            code = _compile.compile_object(function, dtype, name, _target_machine(), CHECKED)
+        except Exception as error:
+            if not _foreign(function):
+                raise
+            reason = " ".join(line for line in str(error).splitlines()[:2] if "nopython" not in line)
+            raise TypeError(f"the formula of {function.__name__!r} cannot be compiled: {reason} Write it with "
+                            "operators, numbers and the functions of hotloop.kernels.elementary") from error
         compiled.append(name)
         _disk().write(key(name), code)
     return code

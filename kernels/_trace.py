@@ -48,7 +48,10 @@ class _Math:
     sqrt = staticmethod(np.sqrt)
 
     def __getattr__(self, name):
-        raise AttributeError(f"math.{name} has no op: take what hotloop.kernels.elementary has, or a number")
+        value = getattr(math, name)
+        if isinstance(value, float):
+            return value
+        raise AttributeError(f"math.{name} has no op: take what hotloop.kernels.elementary has")
 
 
 def _select(condition, yes, no):

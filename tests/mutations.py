@@ -21,7 +21,7 @@ UPDATES, VECTORS = "kernels/optimizers.py", "kernels/_vectors.py"
 ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
 NUMBERS, BINARY, CLASSES = "kernels/regression_losses.py", "kernels/binary_losses.py", "kernels/class_losses.py"
 ROWS, LOSS, PRODUCT, CASES = (("tests/test_ops.py", "-k", words) for words in (
-    "rowwise", "losses", "test_dense", "held or zero or second"))
+    "rowwise", "losses", "test_dense", "held or zero or second or maxima"))
 UPDATE, SLOPES = ("tests/test_updates.py", "-k", "updates or not_finite"), ("tests/test_op_gradients.py",)
 KINKS = ("tests/test_activations.py", "-k", "kink or far")
 PANELS, EXECUTOR = ("tests/test_gemm.py",), ("tests/test_walk.py", "-k", "each_unit or batches")
@@ -115,7 +115,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("kernels/dropout.py", "select(u < bound, 0.0, scale)", "select(u < bound, 0.0, 1.0)", LAYERS),
     ("kernels/parameters.py", "return select(x > 0.0, 0.0, dy * x)", "return dy * x", LAYERS),
     (POOLING, "slope[i] * value[i] * opened * (1.0 - opened)", "slope[i] * value[i] * opened", LAYERS),
-    (POOLING, "slopes[i] = select(chosen, 0.0, slopes[i])", "slopes[i] = slopes[i]", LAYERS),
+    (POOLING, "slopes[i] = select(chosen, 0.0, slopes[i])", "slopes[i] = slopes[i]", CASES),
     (FEATURES, "min(size - done, PANEL - begin % PANEL, PANEL", "min(size - done, PANEL", BETWEEN),
     (FEATURES, "unmarked[i] = unmarked[i] - column[i]", "unmarked[i] = unmarked[i]", BETWEEN),
     (TENSORS, "range(whole * PANEL, count)", "range(whole * PANEL + 1, count)", ARRAYS),

@@ -17,7 +17,8 @@ from hotloop.kernels.elementary import exp, select, sigmoid
 UNARY = [hl.exp, hl.tanh, hl.sigmoid, hl.sin, hl.cos, hl.square, lambda x: hl.sqrt(hl.square(x) + 0.5),
          lambda x: hl.log(hl.square(x) + 1.5), lambda x: -x, lambda x: 0.5 * x - 1, lambda x: 1 / (hl.square(x) + 1),
          lambda x: hl.softmax(x), lambda x: hl.logsumexp(x, axis=0, keepdims=True) - x, lambda x: x.sum(0) + x,
-         lambda x: hl.concatenate([x[1:], x[:1]]), lambda x: x.reshape(2, 2).T.reshape(4), lambda x: (x * x + 0.5) ** 1.5]
+         lambda x: hl.concatenate([x[1:], x[:1]]), lambda x: x.reshape(2, 2).T.reshape(4),
+         lambda x: (x * x + 0.5) ** 1.5]
 BINARY = [lambda x, y: x + y, lambda x, y: x - y, lambda x, y: x * y, lambda x, y: x / (hl.square(y) + 1),
           lambda x, y: (x.reshape(2, 2) @ y.reshape(2, 2)).reshape(4), lambda x, y: x * y.mean(),
           lambda x, y: (x.reshape(2, 2, 1) @ y.reshape(2, 1, 2)).sum(1).reshape(4),
@@ -133,6 +134,10 @@ def test_an_operation_joins_graphs_and_networks(tmp_path):
     (("other", lambda x: x, None), TypeError, "derivative must be a plain"),
     (("other", lambda x: x.foo, lambda x: 1.0), TypeError, "cannot be applied"),
     (("other", lambda x, y: x, lambda x: 1.0), TypeError, "cannot be applied"),
+    (("other", lambda x: np.sum(x) * x, lambda x: 1.0), ValueError, "each number by itself"),
+    (("other", lambda x: x * x, lambda x: 2.0 * x, lambda x: x.sum()), ValueError, "numpy of 'other' gives .* agree"),
+    (("other", lambda x: x * x, lambda x: 2.0 * x, 3), TypeError, "numpy of 'other' must be a function"),
+    (("other", lambda x: x * x, lambda x: 2.0 * x, np.square, lambda x: x), ValueError, "numpy_derivative of .* agree"),
     (("other", lambda x: math.exp(x), lambda x: 1.0), TypeError, r"math\.exp .*hotloop\.kernels\.elementary"),
     (("other", lambda x: x if x > 0 else 0.0, lambda x: 1.0), TypeError, "a choice with its select"),
 ])
@@ -141,6 +146,20 @@ def test_bad_operations(arguments, kind, words):
     with pytest.raises(kind, match=words):
         hl.operation(*arguments)
     assert set(OPS) == before
+
+
+def test_a_formula_that_cannot_be_compiled():
+    step = hl.operation("step_of_the_test", lambda x: np.where(x > 0, x, 0.0 * x), lambda x: 1.0 + 0.0 * x)
+    graph = hl.Graph()
+    value = step(graph.parameter("x", 2.0))
+    assert graph.compile(value, backend="numpy")() == 2
+    with pytest.raises(TypeError, match=r"step_of_the_test.*cannot be compiled.*hotloop\.kernels\.elementary"):
+        graph.compile(value)()
+
+
+def test_constants_of_math_are_numbers():
+    turn = hl.operation("turn_of_the_test", lambda x: math.pi * x, lambda x: math.pi + 0.0 * x)
+    hl.gradcheck(lambda x: turn(x).sum(), np.linspace(-1, 1, 5))
 
 
 # What is refused
@@ -225,6 +244,14 @@ REFUSED = {
                     "leave out the schedule"),
     "momentum": (lambda g, w, x: g.compile(w * w).minimize(hl.SGD(), 3, schedule=hl.OneCycleLR(1, 9)), ValueError,
                  "no momentum to cycle"),
+    "taken name": (lambda g, w, x: g.compile(w * g.input("until", ())).minimize(hl.SGD(), 3, until=1), ValueError,
+                   "arguments of its own", "until"),
+    "one node": (lambda g, w, x: g.gradient(w * w, w), TypeError, "list of nodes", "[x]"),
+    "one hessian": (lambda g, w, x: g.hessian(w * w, w), TypeError, "list of nodes"),
+    "directions": (lambda g, w, x: g.jvp(w * w, [w]), TypeError, "map nodes to their directions"),
+    "no directions": (lambda g, w, x: g.jvp(w * w, {}), TypeError, "map nodes to their directions"),
+    "numpy's sum": (lambda g, w, x: np.sum(x), TypeError, "numpy.sum", "hotloop's functions"),
+    "dropout": (lambda g, w, x: g.gradient(hl.Dropout(0.5)(x).sum(), [x]), ValueError, "Dropout", "Network"),
     "steps": (lambda g, w, x: g.compile(w * w).minimize(hl.SGD(), -1), ValueError, "steps", "-1"),
     "parameter": (lambda g, w, x: g.parameter("v", np.nan), ValueError, "'v'", "finite"),
     "too large": (lambda g, w, x: g.compile(w * w, dtype="float32").__setitem__("w", 1e300), ValueError, "float32"),

@@ -185,6 +185,30 @@ def test_a_detached_node_is_a_constant():
     assert gradients["x0"].tolist() == [2, 3]
 
 
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+@pytest.mark.parametrize("values", [[1e8, 1e8], [1e4, 9999, 9997], [9.3, 2, 1], [-np.inf, 0, 1]], ids=str)
+def test_log_softmax_of_large_numbers(values, backend, dtype):
+    x = np.array(values, dtype)
+    below = x.astype(np.float64) - x.max()
+    expected = below - np.log(np.exp(below).sum())
+    close(run(lambda x: f.log_softmax(x), [x], backend, dtype), expected, dtype, "row", scale=1)
+
+
+def test_inputs_that_nothing_needs_may_be_given():
+    graph = hl.Graph()
+    x = graph.input("x", (3,))
+    program = graph.compile(graph.hessian((x * x).sum(), [x]))
+    assert np.array_equal(program(x=np.ones(3)), 2 * np.eye(3)) and np.array_equal(program(), 2 * np.eye(3))
+    with pytest.raises(ValueError, match=r"unknown \['y'\]"):
+        program(x=np.ones(3), y=1)
+
+
+def test_smallest_and_axes_from_the_end(dtype):
+    x = numbers((3, 4, 5)).astype(dtype)
+    assert np.array_equal(run(lambda x: f.min(x, (0, 2)), [x], "cpu", dtype), x.min((0, 2)))
+    assert np.array_equal(run(lambda x: x.transpose(-1, 0, -2), [x], "cpu", dtype), x.transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("schedule", [
     hl.StepLR(2, 0.5), hl.StepLR(2, 0.5, by="update"), hl.ChainedScheduler([hl.LinearLR(), hl.ExponentialLR(0.9)]),
     hl.OneCycleLR(0.2, 7)], ids=repr)

@@ -130,6 +130,17 @@ def test_clipping_torch_by_hand(backend):
     np.testing.assert_allclose(net.state_dict()["0.weight"], [[3 / (5 + 1e-6), 4 / (5 + 1e-6)]], rtol=1e-15)
 
 
+def test_clipping_leaves_shorter_gradients_alone(backend):
+    found = []
+    for clip_norm in (None, 5.1):
+        net = hl.Sequential(hl.Dense(2, 1, bias=False))
+        net.load_state_dict({"0.weight": [[0.0, 0.0]]})
+        trainer = hl.Trainer(net, hl.MSELoss(), hl.SGD(lr=1), clip_norm=clip_norm, backend=backend, dtype="float64")
+        trainer.step([[3.0, 4.0]], [[0.5]])
+        found.append(net.state_dict()["0.weight"])
+    assert np.array_equal(*found)
+
+
 @pytest.mark.parametrize("clip", [{"clip_norm": 1.0}, {"clip_value": 1.0}], ids=repr)
 def test_a_gradient_that_is_not_finite(backend, clip):
     """By value an infinite slope is clipped, as in torch; a norm says nothing about it."""

@@ -271,6 +271,17 @@ def test_binary_cross_entropy_of_distant_logits(backend, dtype):
 
 
 @backends
+def test_the_first_of_equal_maxima_gets_the_gradient(backend, dtype):
+    graph = Graph()
+    x = graph.input("x", (None, 4))
+    node = graph.apply("maxout", x, pool=2)
+    loss = graph.apply("mse_loss", node, graph.target("y", node.shape), reduction="sum")
+    slope, = differentiate(graph, loss, [x])
+    found = Machine(backend, dtype, graph, 1, loss=loss, prediction=slope)([[1, 1, 0, 2]], [[0, 0]])
+    np.testing.assert_array_equal(found, [[2, 0, 0, 4]])
+
+
+@backends
 @pytest.mark.parametrize("op", [*ACTIVATIONS, *SOFTMAXES, "dense"])
 def test_nan_stays_in_its_row(op, backend, dtype):
     graph = Graph()
