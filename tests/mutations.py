@@ -32,6 +32,7 @@ POOLING, FEATURES, TENSORS = "kernels/pooling.py", "kernels/features.py", "kerne
 SCHEDULES, DERIVATIVES, NETWORK = "engine/schedules.py", "engine/autodiff.py", "engine/network.py"
 CHANGES, LAYERS, BETWEEN = ("tests/test_gradients.py",), ("tests/test_layer_ops.py",), ("tests/test_network_ops.py",)
 ARRAYS = ("tests/test_general_graphs.py", "-k", "arrays or matmul or threads")
+LARGEST = ("tests/test_general_graphs.py", "-k", "largest")
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
@@ -120,8 +121,8 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (FEATURES, "unmarked[i] = unmarked[i] - column[i]", "unmarked[i] = unmarked[i]", BETWEEN),
     (TENSORS, "range(whole * PANEL, count)", "range(whole * PANEL + 1, count)", ARRAYS),
     (TENSORS, "first = unit // chunks, unit % chunks * CHUNK", "first = unit // chunks, 0", ARRAYS),
-    (TENSORS, "select(line[j] != line[j], line[j], target[j])", "target[j]", ("tests/test_general_graphs.py",)),
-    (TENSORS, "if value > best or (", "if value >= best or (", ("tests/test_general_graphs.py",)),
+    (TENSORS, "select(line[j] != line[j], line[j], target[j])", "target[j]", LARGEST),
+    (TENSORS, "if value > best or (", "if value >= best or (", LARGEST),
     (GEMM, "b + low // rows * depth * PANEL * SIZE", "b", ARRAYS),
     (SCHEDULES, "np.where(t < self.total_iters", "np.where(t <= self.total_iters", RATES),
     (SCHEDULES, "way = np.minimum(t, self.total_iters)", "way = t", RATES),
@@ -173,7 +174,7 @@ def verdict(mutant):
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = copy_to(Path(name))
-        path = folder / file.replace("kernels/", "hotloop/kernels/", 1)
+        path = folder / file.replace("kernels/", "hotloop/kernels/", 1).replace("engine/", "hotloop/", 1)
         text = path.read_text("utf-8")
         if text.count(old) == 1:
             path.write_text(text.replace(old, new), "utf-8")

@@ -203,6 +203,23 @@ def test_inputs_that_nothing_needs_may_be_given():
         program(x=np.ones(3), y=1)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+@pytest.mark.parametrize("axis", [0, 1, (0, 1)])
+def test_largest_of_equal_numbers_and_nan(axis, backend, dtype):
+    """The first of equal ones gets the gradient; NaN is largest, and the first NaN gets it."""
+    for x in ([[1, 3, 3], [3, 2, 3], [3, 3, 1]], [[1, 3, np.nan], [3, np.nan, 3], [np.nan, np.nan, 1]]):
+        x = np.array(x, dtype)
+        value = run(lambda x: x.max(axis), [x], backend, dtype)
+        np.testing.assert_array_equal(value, x.max(axis))
+        _, gradients = run(lambda x: x.max(axis).sum(), [x], backend, dtype, wrt=[0])
+        expected = np.zeros_like(x)
+        if axis == (0, 1):
+            expected.flat[x.argmax()] = 1
+        else:
+            np.put_along_axis(expected, np.expand_dims(x.argmax(axis), axis), 1, axis)
+        np.testing.assert_array_equal(gradients["x0"], expected)
+
+
 def test_smallest_and_axes_from_the_end(dtype):
     x = numbers((3, 4, 5)).astype(dtype)
     assert np.array_equal(run(lambda x: f.min(x, (0, 2)), [x], "cpu", dtype), x.min((0, 2)))

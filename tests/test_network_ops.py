@@ -29,6 +29,7 @@ OPS = {  # of a node whose features are as many as the widths say
     "mean and variance": lambda h: (h - h.mean(1, keepdims=True)) / hl.sqrt(
         hl.square(h - h.mean(-1, keepdims=True)).mean(1, keepdims=True) + 0.1),
     "largest": lambda h: h - h.max(1, keepdims=True),
+    "largest of equal ones": lambda h: hl.concatenate([h * h, h * hl.detach(h)], 1).max(1, keepdims=True) + h,
     "softmaxes": lambda h: hl.softmax(h) + hl.log_softmax(h, 1) + hl.logsumexp(h, 1, keepdims=True),
     "matrices": lambda h: matrices(h).transpose(0, 2, 1).reshape(None, -1) * 2,
     "matrices under each other": lambda h: hl.concatenate([matrices(h), 2 * matrices(h), h.reshape(None, 1, -1)[
