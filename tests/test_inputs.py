@@ -173,7 +173,7 @@ BAD_FEATURES = {
     "minus infinity in float16": (holding(-np.inf).astype(np.float16), ValueError, "-inf", "row 7", "column 2"),
     "two infinities that cancel": (np.where(X > 0, np.inf, -np.inf), ValueError, "inf", "row 0", "column 0"),
     "a number beyond float32": (holding(1e300), ValueError, "1e+300", "row 7", "column 2"),
-    "complex numbers": (X.astype(complex), TypeError, "real numbers", "complex128", "astype"),
+    "complex numbers": (X.astype(complex), TypeError, "real numbers", "complex128", "X.real"),
     "objects": (X.astype(object), TypeError, "real numbers", "object", "astype"),
     "text": (X.astype(str), TypeError, "real numbers", "astype"),
     "dates": (X.astype("datetime64[s]"), TypeError, "real numbers", "datetime64"),

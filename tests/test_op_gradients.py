@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from machine import DENSE, LAYERS, ROWWISE, SOFTMAXES, Machine, chain, fitted, prediction_and_target
+from machine import ACTIVATIONS, DENSE, LAYERS, ROWWISE, SOFTMAXES, Machine, chain, fitted, prediction_and_target
 from tolerances import close
 
 from hotloop.autodiff import differentiate
 from hotloop.graph import Graph
 from hotloop.kernels import OPS
-from hotloop.kernels.activations import ACTIVATIONS
 from hotloop.kernels.losses import LOSSES
 
 KINKS = {"relu", "leaky_relu", "threshold", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "elu",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from freeze_torch import activation_layers
 from machine import (
+    ACTIVATIONS,
     BACKENDS,
     DENSE,
     LAYERS,
@@ -26,7 +27,6 @@ from hotloop.autodiff import differentiate
 from hotloop.cpu_backend import CpuBackend, layout
 from hotloop.graph import Graph
 from hotloop.kernels import OPS, _jit
-from hotloop.kernels.activations import ACTIVATIONS
 from hotloop.kernels.losses import LOSSES
 from hotloop.plan import plan
 
