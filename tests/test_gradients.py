@@ -1,5 +1,7 @@
 """What becomes of a gradient before the update: penalties and clipping."""
 
+import re
+
 import numpy as np
 import pytest
 from tolerances import close
@@ -85,10 +87,10 @@ def test_threads_change_nothing(options, dtype, threads):
 def test_backends_agree(options):
     one, other = (make(backend, hl.RMSprop(momentum=0.9, eps=1e-3), sizes=(6, 70, 50, 3), **options)
                   for backend in ("cpu", "numpy"))
-    losses = other.fit(*data(), epochs=5).loss
-    close(one.fit(*data(), epochs=5).loss, losses, "float64", "training", 5 * ROWS)
-    for name, value in other.state_dict().items():  # the momentum hands the roundings of a step on to about ten others
-        close(one.state_dict()[name], value, "float64", "training", 10 * ROWS, abs(value).max())
+    losses = other.fit(*data(), epochs=2).loss
+    close(one.fit(*data(), epochs=2).loss, losses, "float64", "training", 2 * ROWS)
+    for name, value in other.state_dict().items():
+        close(one.state_dict()[name], value, "float64", "training", 2 * ROWS, abs(value).max())
 
 
 def test_the_penalty_and_its_slope_are_one(backend):
@@ -184,7 +186,8 @@ def test_sums_over_parameters_add_stages():
     assert phases(program)[1:] == [
         (0, "units", {"penalty"}), (1, "each", {"total_loss"}), (1, "units", {"dense_parameter_gradient"}),
         (2, "units", {"gradient_norm"}), (3, "units", {"clip_norm"})]
-    assert " | penalty_gradient | clip_value\n" in str(program) and "penalties[6] <- penalty(0.weight" in str(program)
+    assert " | penalty_gradient | clip_value\n" in str(program)
+    assert re.search(r"penalties\[\d+\] <- penalty\(0\.weight", str(program))  # as many as there are panels
 
 
 def test_clipping_another_network_compiles_nothing():
