@@ -33,14 +33,14 @@ SCHEDULES, DERIVATIVES, NETWORK = "engine/schedules.py", "engine/autodiff.py", "
 CHANGES, LAYERS, BETWEEN = ("tests/test_gradients.py",), ("tests/test_layer_ops.py",), ("tests/test_network_ops.py",)
 ARRAYS = ("tests/test_general_graphs.py", "-k", "arrays or matmul or threads")
 LARGEST = ("tests/test_general_graphs.py", "-k", "largest")
+PADDING = ("tests/test_network_ops.py", "-k", "padding")
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (DENSE, "(panel * (x_cols + 1) + strip * PANEL)", "(panel * x_cols + strip * PANEL)", PRODUCT),
-    (DENSE, "range(dx_cols - first, width)", "range(dx_cols - first + 1, width)", CASES),
     (DENSE, "if bias and strip == strips - 1:", "if bias and strip == 0:", PRODUCT),
     (DENSE, "w + x_cols * PANEL * SIZE, 0, size", "w + (x_cols - 1) * PANEL * SIZE, 0, size", PRODUCT),
-    (DENSE, "for j in range(columns, PANEL):", "for j in range(columns + 1, PANEL):", CASES),
+    (DENSE, "for j in range(columns, PANEL):", "for j in range(columns + 1, PANEL):", PADDING),
     (GEMM, "            if k > 0:", "            if k > _BLOCK:", PANELS),
     (GEMM, "(panel * b_panel + k * PANEL) * SIZE", "panel * b_panel * SIZE", PANELS),
     (GEMM, "(c, PANEL) if k > 0 else", "(c, PANEL) if k > _BLOCK else", PANELS),
