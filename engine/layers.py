@@ -72,10 +72,10 @@ class Layer:
 
     def apply(self, graph, x, prefix, training=False):
         """Append to `graph` what the layer makes of x, in training or in use; by default the formula, of x alone."""
-        made = None if self.parameters() else self.formula(x, **self.sources(graph, prefix))
-        if made is None and self.parameters():
+        if self.parameters():
             raise NotImplementedError(f"{type(self).__name__} has parameters, so networks need its method apply(graph, "
                                       "x, prefix, training), of ops that train them: dense, affine or prelu")
+        made = self.formula(x, **self.sources(graph, prefix))
         if made is None:
             raise NotImplementedError(f"{type(self).__name__} needs a method apply(graph, x, prefix, training), or "
                                       "formula(x, **sources)")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from test_files import put
 from test_networks import BACKENDS, NETS, assert_same, backends, data, network, restructured, trainer_of
 
 import hotloop as hl
@@ -124,18 +125,6 @@ def saved(tmp_path_factory):
         return hl.load(path)
 
     return parts["network"], load
-
-
-def put(*keys):
-    """A change that puts the last of `keys` under the keys before it."""
-    *way, last, value = keys
-
-    def change(parts):
-        for key in way:
-            parts = parts[key]
-        parts[last] = value
-
-    return change
 
 
 def step(op, *attributes):
