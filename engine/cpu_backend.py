@@ -12,7 +12,7 @@ from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
 
 _SECOND_LEVEL = 256 * 1024  # bytes of activations that a block of rows may take, to stay in the core's own cache
-_LEAST_ROWS = 48
+_LEAST_ROWS = 192
 _WORK_PER_WORKER = 1.5e6  # floating-point operations of a step that make one more worker pay
 
 

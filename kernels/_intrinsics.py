@@ -102,3 +102,10 @@ def declared(builder, name, result, arguments):
     module = builder.module
     known = module.globals.get(name)
     return known if known is not None else ir.Function(module, ir.FunctionType(result, arguments), name)
+
+
+def prefetch(builder, address):
+    """Ask for the cache line at `address`, which need not be mapped, in the first-level cache."""
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    function = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [pointer.type, I32, I32, I32])
+    builder.call(function, [pointer, I32(0), I32(3), I32(1)])

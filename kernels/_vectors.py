@@ -6,7 +6,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ._intrinsics import I32, I64, declared, simple
+from ._intrinsics import I32, I64, declared, prefetch, simple
+
+_UNROLL = 8  # steps of k in the body of a whole tile's loop
 
 
 class Vectors:
@@ -31,6 +33,8 @@ class Vectors:
             with self._shapes(builder, m, vectors) as shapes:
                 for rows, columns in shapes:
                     first = self._load_tile(builder, rows, columns, start, start_row)
+                    for i in range(rows):  # where the next tile's rows begin
+                        prefetch(builder, self._at(builder, a, (rows + i) * self.panel))
                     sums = self._panels(builder, rows, columns, depth, a, a_panel, b, first)
                     self._finish(builder, rows, columns, sums, c, finish, mask)
 
@@ -77,33 +81,41 @@ class Vectors:
             offset = place // columns * self.panel + place % columns * self.lanes
             self._store(builder, value, self._at(builder, base, offset))
 
-    def _loop(self, builder, count, a, a_row, a_step, b, rows, columns, first):
-        """sums += a[i, k] b[k] for k < count; returns where a and b stand after it, and the sums."""
+    def _loop(self, builder, count, a, a_row, a_step, b, rows, columns, first, unroll=1):
+        """sums += a[i, k] b[k] for k < count, a multiple of `unroll`; also where a and b stand then."""
         before = builder.block
         loop, after = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.k.done")
         builder.cbranch(builder.icmp_signed(">", count, I64(0)), loop, after)
         builder.position_at_end(loop)
         left, a_now, b_now = builder.phi(I64), builder.phi(I64), builder.phi(I64)
         sums = [builder.phi(self.vector) for _ in first]
-        right = [self._load(builder, self._at(builder, b_now, j * self.lanes), self.vector) for j in range(columns)]
-        fmuladd = declared(builder, f"llvm.fmuladd.v{self.lanes}f{self.scalar_bytes * 8}", self.vector,
-                            [self.vector] * 3)
-        totals = []
-        for i in range(rows):
-            value = self._load(builder, self._at(builder, a_now, i * a_row), self.scalar)
-            splat = builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, I32(0))
-            splat = builder.shuffle_vector(splat, ir.Constant(self.vector, ir.Undefined),
-                                           ir.Constant(ir.VectorType(I32, self.lanes), None))
-            totals += [builder.call(fmuladd, [splat, right[j], sums[i * columns + j]]) for j in range(columns)]
-        fewer = builder.sub(left, I64(1))
-        steps = [(left, count, fewer), (a_now, a, self._at(builder, a_now, a_step)),
-                 (b_now, b, self._at(builder, b_now, self.panel)), *zip(sums, first, totals, strict=True)]
+        totals = sums
+        for k in range(unroll):
+            totals = self._step(builder, self._at(builder, a_now, k * a_step), a_row,
+                                self._at(builder, b_now, k * self.panel), rows, columns, totals)
+        fewer = builder.sub(left, I64(unroll))
+        steps = [(left, count, fewer), (a_now, a, self._at(builder, a_now, unroll * a_step)),
+                 (b_now, b, self._at(builder, b_now, unroll * self.panel)), *zip(sums, first, totals, strict=True)]
         builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), loop, after)
         for phi, start, following in steps:
             phi.add_incoming(start, before)
             phi.add_incoming(following, loop)
         builder.position_at_end(after)
         return self._joined(builder, before, loop, [step for step in steps if step[0] is not left])
+
+    def _step(self, builder, a, a_row, b, rows, columns, sums):
+        """One step of k: sums + a[i] b."""
+        right = [self._load(builder, self._at(builder, b, j * self.lanes), self.vector) for j in range(columns)]
+        fmuladd = declared(builder, f"llvm.fmuladd.v{self.lanes}f{self.scalar_bytes * 8}", self.vector,
+                           [self.vector] * 3)
+        totals = []
+        for i in range(rows):
+            value = self._load(builder, self._at(builder, a, i * a_row), self.scalar)
+            splat = builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, I32(0))
+            splat = builder.shuffle_vector(splat, ir.Constant(self.vector, ir.Undefined),
+                                           ir.Constant(ir.VectorType(I32, self.lanes), None))
+            totals += [builder.call(fmuladd, [splat, right[j], sums[i * columns + j]]) for j in range(columns)]
+        return totals
 
     def _joined(self, builder, before, loop, steps):
         results = []
@@ -118,22 +130,25 @@ class Vectors:
         """The sums over all panels of a, PANEL steps of k in each, fewer in the last."""
         before = builder.block
         panels, after = builder.append_basic_block("tile.panels"), builder.append_basic_block("tile.panels.done")
-        builder.cbranch(builder.icmp_signed(">", depth, I64(0)), panels, after)
+        rest = builder.and_(depth, I64(self.panel - 1))
+        whole = builder.sub(depth, rest)
+        builder.cbranch(builder.icmp_signed(">", whole, I64(0)), panels, after)
         builder.position_at_end(panels)
         left, a_now, b_now = builder.phi(I64), builder.phi(I64), builder.phi(I64)
         sums = [builder.phi(self.vector) for _ in first]
-        whole = builder.icmp_signed(">", left, I64(self.panel))
-        count = builder.select(whole, I64(self.panel), left)
-        _, b_next, totals = self._loop(builder, count, a_now, self.panel, 1, b_now, rows, columns, sums)
-        a_next, fewer = builder.add(a_now, a_panel), builder.sub(left, count)
+        unroll = min(_UNROLL, self.panel) if rows == self.rows else 1
+        _, b_next, totals = self._loop(builder, I64(self.panel), a_now, self.panel, 1, b_now, rows, columns, sums,
+                                       unroll)
+        a_next, fewer = builder.add(a_now, a_panel), builder.sub(left, I64(self.panel))
         latch = builder.block
         builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), panels, after)
-        steps = [(left, depth, fewer), (a_now, a, a_next), (b_now, b, b_next), *zip(sums, first, totals, strict=True)]
+        steps = [(left, whole, fewer), (a_now, a, a_next), (b_now, b, b_next), *zip(sums, first, totals, strict=True)]
         for phi, start, following in steps:
             phi.add_incoming(start, before)
             phi.add_incoming(following, latch)
         builder.position_at_end(after)
-        return self._joined(builder, before, latch, steps[1:])[2]
+        a_rest, b_rest, sums = self._joined(builder, before, latch, steps[1:])
+        return self._loop(builder, rest, a_rest, self.panel, 1, b_rest, rows, columns, sums)[2]
 
     def _finish(self, builder, rows, columns, sums, c, finish, mask):
         zero = ir.Constant(self.vector, None)
