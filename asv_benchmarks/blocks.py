@@ -18,8 +18,9 @@ import numpy as np
 
 import hotloop as hl
 from hotloop.kernels import OPS, _context, _jit
+from hotloop.kernels._cores import cores
 from hotloop.kernels._primitives import SIZE, reals
-from hotloop.kernels._target import cores, host
+from hotloop.kernels._target import host
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 
 ELEMENTS, PARAMETERS, CORES = 2**16, 10_000_000, cores()

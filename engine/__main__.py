@@ -83,7 +83,8 @@ def _show(options):
 
 
 def _warmup(options):
-    from hotloop.kernels import _ahead, _jit, _target
+    from hotloop.kernels import _ahead, _jit
+    from hotloop.kernels._cores import cores
 
     started = time.perf_counter()
     todo = [(kernel, dtype) for dtype in options.dtype for kernel in _kernels(dtype)]
@@ -91,7 +92,7 @@ def _warmup(options):
         raise OSError("there is no cache folder that is yours alone: name one in HOTLOOP_CACHE_DIR")
     count = len(_jit.missing(todo))
     print(f"compiling {count} kernels; the cache folder is {_jit.folder()}", flush=True)
-    _ahead.compile_ahead(todo, _target.cores(), lambda name, seconds: print(
+    _ahead.compile_ahead(todo, cores(), lambda name, seconds: print(
         f"{len(_jit.compiled):4d}/{count}  {name.removeprefix('hotloop_'):54} {seconds:5.2f} s", flush=True))
     for kernel, dtype in todo:
         _jit.address(kernel, dtype)

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 
 from hotloop.kernels import _ahead, _context, _jit, walk
-from hotloop.kernels._target import cores, host
+from hotloop.kernels._target import host
 
 from . import team
 from .program import Block, Buffer, External, Instruction, Layout, Sums
@@ -130,14 +130,13 @@ class _Bound:
                 row[cell] = self._value(instruction, name, number, cell)
         self.phases = self._phases(before)
         self.keeps_loss = any(phase == "each" for _, phase in before)
-        self.walk = _jit.caller(walk.walk, np.float32)
         self.contexts = aligned_zeros(0)
         self.workers = 0
         self.shared = aligned_zeros(walk.SHARED * 8).view(np.int64)
         self.shared_address, self.context_address = address(self.shared), 0
         self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8]
-                            + [0] * 14 + [self.shared_address, _YIELDER], np.int64)
-        self.job_address = address(self.job)
+                            + [0] * 14 + [self.shared_address, team.YIELDER], np.int64)
+        self.team = team.Team(walk.walk, self.job, self.shared)
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
         self.block = max(_SECOND_LEVEL // max(row_bytes, 1), _LEAST_ROWS) // tile * tile
@@ -195,15 +194,9 @@ class _Bound:
         workers = self._workers(threads, min(batch, rows))
         self._make_contexts(workers)
         losses = np.empty(steps) if self.keeps_loss else np.zeros(steps)
-        self.shared[:] = 0
         self.job[_STEPS] = (steps, start, rows, batch, update, self.block, strict, _NO_GOAL, *changed,
                             address(losses) if self.keeps_loss else 0, self.context_address, workers)
-        call, place = self.walk, self.job_address
-        if workers == 1:
-            call(place, 0, 0, 0)
-        else:
-            keep = (self, arrays, losses, cells, changes)
-            team.run(lambda worker: (call(place, 0, worker, 0), keep)[0], workers, self._abort)
+        self.team.run(workers)
         failed, overflowed, done = self.shared[_VERDICT].tolist()
         if failed:
             raise RuntimeError(f"a kernel failed in step {update + done}: a defect of hotloop, please report it")
@@ -213,14 +206,11 @@ class _Bound:
             return Outcome(losses[: done + 1], done, "loss")
         return Outcome(losses, done, None)
 
-    def _abort(self):
-        self.shared[walk.ABORTED] = 1
-
     def _workers(self, threads, batch):
         if threads is not None:
             return threads
         work = self.program.flops * batch
-        return int(max(1, min(cores(), work // _WORK_PER_WORKER)))
+        return int(max(1, min(team.spare(), work // _WORK_PER_WORKER)))
 
     def _make_contexts(self, workers):
         """One block of cells and one scratch for each worker, and the constants that all read."""
@@ -240,7 +230,6 @@ class _Bound:
         table[:, _context.ZEROS] = zeros
 
 
-_YIELDER = team.yielder()
 _NO_GOAL = struct.unpack("q", struct.pack("d", float("-inf")))[0]
 _VERDICT = slice(walk.FAILED, walk.DONE + 1, walk.OVERFLOWED - walk.FAILED)
 _STEPS = slice(_jit.HEADER + 3, _jit.HEADER + 17)  # the operands of `walk` that change from run to run

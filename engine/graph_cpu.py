@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 from hotloop.kernels import OPS, _ahead, _context, _jit, sweep, walk
-from hotloop.kernels._target import cores
+from hotloop.kernels._cores import cores
 
 from . import team
 from .cpu_backend import address, aligned_zeros, bits, changing, layout
@@ -106,10 +106,10 @@ class _Bound:
         self.inputs = [(node, self._array(tables.place(node)).reshape(tables.shape(node)))
                        for node in graph.live if node.op == "input"]
         self.outputs = [self._array(tables.place(root)).reshape(tables.shape(root)) for root in graph.roots]
-        self.walk = _jit.caller(walk.walk, np.float32)
         self.shared = aligned_zeros(walk.SHARED * 8).view(np.int64)
         self.job = self._job()
         self.job_address = self.job.ctypes.data
+        self.team = team.Team(walk.walk, self.job, self.shared)
         self.read = self._reader()
         little = optimizer is None and self.workers == 1 and self._work() < _BRIEF_WORK
         self.brief = _jit.brief_caller(walk.walk, np.float32) if little else None
@@ -218,7 +218,7 @@ class _Bound:
         values = {"phases": self.phases.ctypes.data, "phase_count": len(self.phases), "row_bytes": self.width * 8,
                   "steps": 1, "rows": 1, "batch": 1, "update": 1, "block": 1, "goal": -np.inf,
                   "contexts": self.contexts.ctypes.data, "workers": self.workers,
-                  "shared": self.shared.ctypes.data, "yielder": team.yielder()}
+                  "shared": self.shared.ctypes.data, "yielder": team.YIELDER}
         self.cells = {name: cell for cell, name in enumerate(_jit.operands(walk.walk), _jit.HEADER)}
         job = np.zeros(_jit.HEADER + len(self.cells), np.int64)
         for name, value in values.items():
@@ -233,14 +233,12 @@ class _Bound:
                 array[...] = inputs[node]
         if self.brief:
             self.brief(self.job_address)
-        elif self.workers == 1:
-            self.walk(self.job_address, 0, 0, 0)
         else:
-            self.shared[:] = 0
-            team.run(lambda worker: self.walk(self.job_address, 0, worker, 0), self.workers, self._abort)
-
-    def _abort(self):
-        self.shared[walk.ABORTED] = 1
+            workers = self.workers
+            if self.graph.threads is None and workers > 1:
+                workers = min(workers, team.spare())
+                self.job[self.cells["workers"]] = workers
+            self.team.run(workers)
 
     def run(self, inputs):
         self._walk(inputs)
@@ -275,7 +273,6 @@ class _Bound:
         for cell, name in enumerate(_jit.operands(sweep.observe), _jit.HEADER):
             if name in ("traces", "update"):
                 watch[cell] = {"traces": trace.ctypes.data if trace.size else 0, "update": 1}[name]
-        self.shared[:] = 0
         job = {"steps": steps, "strict": 1, "goal": goal, "losses": losses.ctypes.data, "changing": address(cells),
                "changes": address(changes), "change_count": 0 if cells is None else len(cells)}
         for name, value in job.items():

@@ -1,65 +1,161 @@
-"""Worker threads: Python threads that wait outside compiled code and are lent, in teams, to one run at a time."""
+"""Worker threads: helpers wait in compiled code and are lent to one run at a time."""
 
 import ctypes
 import os
-import queue
 import sys
 import threading
+import time
+from functools import cache
+
+import numpy as np
+
+from hotloop.kernels import _jit, walk
+from hotloop.kernels import team as posts
+from hotloop.kernels._cores import cores
+
+_WATCH_SECONDS = 200e-6  # how long a helper looks out for the next job: waking it takes about as long
+_NEAR_SECONDS = 20e-6  # how much of that it keeps its core for itself
+_MEET_SECONDS = 40e-6  # how long a worker waits for others before it offers its core
+
+
+class Team:
+    """Runs one job, again and again, with as many workers each time as it is told.
+
+    job: the row, an int64 array, of `kernel`, which is `walk` or runs as worker `low` likewise. shared: the int64 cells
+    that its workers share.
+    """
+
+    def __init__(self, kernel, job, shared):
+        self.job, self.shared = job, shared
+        self.alone = _jit.caller(kernel, np.float32)
+        self.job_address, job[0] = job.ctypes.data, _jit.address(kernel, np.float32)
+        self.boxes = np.zeros(0, np.int64)
+
+    def run(self, workers):
+        """Call the job's kernel for worker 0 ... workers - 1, each on its own thread, 0 on this one.
+
+        No thread touches the job's memory when this returns. Nothing interrupts it between the first and the last.
+        """
+        helpers = []
+        self.shared[:] = 0
+        try:
+            _running[self] = workers
+            if workers == 1:
+                self.alone(self.job_address, 0, 0, 0)
+                return
+            while len(helpers) < workers - 1:
+                helpers.append(_helper())
+            if len(self.boxes) < len(helpers):
+                self.boxes = np.zeros(len(helpers), np.int64)
+                self.row = _row(posts.lead, job=self.job_address, shared=self.shared.ctypes.data,
+                                boxes=self.boxes.ctypes.data, count=0, yielder=YIELDER, releaser=_RELEASER)
+                self.lead, self.row_address = _jit.caller(posts.lead, np.float32), self.row.ctypes.data
+            self.boxes[: len(helpers)] = [helper.box for helper in helpers]
+            self.row[_COUNT] = len(helpers)
+            if sum(_running.values()) <= cores():
+                self.shared[walk.SPINS] = turns()[2]
+            self.lead(self.row_address, 0, 0, 0)
+        finally:
+            _running.pop(self, None)
+            _idle.extend(helpers)
 
 
 class _Helper(threading.Thread):
+    """A thread that does what comes into its mailbox `box`."""
+
     def __init__(self):
         super().__init__(name="hotloop worker", daemon=True)
-        self.jobs = queue.SimpleQueue()
+        memory = np.zeros(posts.BOX + 8, np.int64)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))  # the thread may outlive the interpreter's objects
+        self.box = memory.ctypes.data + -memory.ctypes.data % 64
+        self.cells = memory[(self.box - memory.ctypes.data) // 8 :]
+        self.cells[posts.LOCK] = _locked()
+        near, far, _ = turns()
+        self.row = _row(posts.serve, box=self.box, near=near, far=far, yielder=YIELDER, acquirer=_ACQUIRER)
+        self.serve = _jit.caller(posts.serve, np.float32)
         self.start()
 
     def run(self):
-        while True:
-            self.jobs.get()()
-            with _lock:
-                _idle.append(self)
+        """Stay in compiled code, which has no need of the interpreter."""
+        self.serve(self.row.ctypes.data, 0, 0, 0)
+
+    def quit(self):
+        """Let an idle helper's thread end."""
+        self.cells[posts.JOB] = posts.QUIT
+        ctypes.pythonapi.PyThread_release_lock(ctypes.c_void_p(int(self.cells[posts.LOCK])))
 
 
-_lock = threading.Lock()
-_idle: list[_Helper] = []
+_idle: list[_Helper] = []  # the last one put here is the likeliest to be awake
+_running: dict[Team, int] = {}  # workers of the runs that are on
 
 
-def run(work, workers, abort):
-    """Call `work(worker)` for worker 0 ... workers - 1, each on its own thread, 0 on this one.
-
-    The workers must meet at a barrier as the last thing they do: on the way out nothing is waited for. If this thread
-    is interrupted before it could take part, `abort()` must free the others from their barriers.
-    """
-    with _lock:
-        helpers = [_idle.pop() if _idle else _Helper() for _ in range(workers - 1)]
-    left = queue.SimpleQueue()
-    sent = 0
+def _helper():
     try:
-        for worker, helper in enumerate(helpers, 1):
-            sent = worker
-            helper.jobs.put(lambda worker=worker: (work(worker), left.put(worker)))
-        work(0)
-    except BaseException:  # KeyboardInterrupt can come between any two instructions of this function
-        abort()
-        for _ in range(sent):
-            left.get()
-        raise
+        return _idle.pop()
+    except IndexError:
+        return _Helper()
+
+
+def spare():
+    """Cores that no run of another thread takes, at least 1: what a run should take that may choose."""
+    return max(1, cores() - sum(_running.values()))
+
+
+@cache
+def turns():
+    """Turns of a waiting loop: without and with offers of the core before a helper sleeps; without, at a barrier."""
+    serve = _jit.caller(posts.serve, np.float32)
+    box = np.zeros(posts.BOX, np.int64)
+
+    def seconds(near, far):
+        row, found = _row(posts.serve, box=box.ctypes.data, near=near, far=far, yielder=YIELDER, acquirer=0), []
+        for _ in range(5):
+            started = time.perf_counter()
+            serve(row.ctypes.data, 0, 1, 0)
+            found.append((time.perf_counter() - started) / (near + far))
+        return min(found)
+
+    pause, offer = seconds(400, 0), seconds(0, 20)
+    return round(_NEAR_SECONDS / pause), round((_WATCH_SECONDS - _NEAR_SECONDS) / offer), round(_MEET_SECONDS / pause)
+
+
+def _row(kernel, **operands):
+    """The row that calls `kernel` with these operands."""
+    return np.array([0] * _jit.HEADER + [operands[name] for name in _jit.operands(kernel)], np.int64)
 
 
 def _in_child():
     """A forked child has none of its parent's threads."""
     _idle.clear()
-    _lock.release()
+    _running.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_in_child)
+    os.register_at_fork(after_in_child=_in_child)
 
 
-def yielder():
-    """Address of the C function that gives up a thread's time slice."""
-    if sys.platform == "win32":
-        function = ctypes.windll.kernel32.SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
+def _locked():
+    """A lock of the interpreter's, taken."""
+    allocate = ctypes.pythonapi.PyThread_allocate_lock
+    allocate.restype = ctypes.c_void_p
+    lock = allocate()
+    if not lock:
+        raise MemoryError("no more locks for worker threads")
+    ctypes.pythonapi.PyThread_acquire_lock(ctypes.c_void_p(lock), 1)
+    return lock
+
+
+def _address(function):
     return ctypes.cast(function, ctypes.c_void_p).value
+
+
+def _yielder():
+    """Address of the C function that gives up a thread's time slice."""
+    return _address(ctypes.windll.kernel32.SwitchToThread if sys.platform == "win32"
+                    else ctypes.CDLL(None).sched_yield)
+
+
+YIELDER = _yielder()
+_ACQUIRER = _address(ctypes.pythonapi.PyThread_acquire_lock)
+_RELEASER = _address(ctypes.pythonapi.PyThread_release_lock)
+_COUNT = _jit.HEADER + _jit.operands(posts.lead).index("count")

@@ -16,7 +16,7 @@ import threading
 import time
 
 from . import _jit
-from ._target import cores
+from ._cores import cores
 
 _SHARE = 4  # kernels that make one more process worth its start
 _MOST = 4  # processes that a program takes; `warmup` takes all cores

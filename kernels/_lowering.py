@@ -243,6 +243,27 @@ class Lowering(Vectors):
 
         return simple(types.void(types.int64, types.int64), emit)
 
+    def make_compare_and_swap(self):
+        def emit(builder, address, expected, value):
+            cell = builder.inttoptr(address, I64.as_pointer())
+            return builder.extract_value(builder.cmpxchg(cell, expected, value, "seq_cst", "seq_cst"), 0)
+
+        return simple(types.int64(types.int64, types.int64, types.int64), emit)
+
+    def make_acquire(self):
+        def emit(builder, function, lock):
+            kind = ir.FunctionType(I32, [I64, I32])
+            builder.call(builder.inttoptr(function, kind.as_pointer()), [lock, I32(1)])
+
+        return simple(types.void(types.int64, types.int64), emit)
+
+    def make_release(self):
+        def emit(builder, function, lock):
+            kind = ir.FunctionType(ir.VoidType(), [I64])
+            builder.call(builder.inttoptr(function, kind.as_pointer()), [lock])
+
+        return simple(types.void(types.int64, types.int64), emit)
+
     def make_pause(self):
         def emit(builder):
             if _X86:

@@ -230,6 +230,15 @@ def atomic_store(address, value):
     _array(address, 1, np.int64)[0] = value
 
 
+def compare_and_swap(address, expected, value):
+    """Write the int64 at `address` if it is `expected`; return what it held before; a full fence."""
+    cell = _array(address, 1, np.int64)
+    held = cell[0]
+    if held == expected:
+        cell[0] = value
+    return held
+
+
 def pause():
     """Tell the core that this is a waiting loop."""
 
@@ -237,3 +246,13 @@ def pause():
 def yield_thread(address):
     """Give the time slice away through the C function at `address`."""
     ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+
+
+def acquire(function, lock):
+    """Sleep until the interpreter's lock `lock` can be taken, by `PyThread_acquire_lock` at address `function`."""
+    ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(function)(lock, 1)
+
+
+def release(function, lock):
+    """Give the interpreter's lock `lock` back, by `PyThread_release_lock` at address `function`."""
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)(lock)

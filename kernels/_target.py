@@ -42,13 +42,6 @@ class Target:
         }
 
 
-def cores():
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @cache
 def host():
     """The target of this process: the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES make of it.

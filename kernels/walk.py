@@ -3,7 +3,8 @@
 A step goes through phases. In a ROWS phase each worker takes a contiguous slice of the batch and runs all the phase's
 instructions on it, a block of rows at a time, so that what one instruction wrote is in cache when the next reads it.
 In a UNITS phase the units of all its instructions are dealt out by cost. An EACH phase is run by every worker for
-itself. Workers meet at a barrier after ROWS and UNITS phases and at the end of a step: twice in a step of training.
+itself. Workers meet at a barrier after ROWS and UNITS phases and at the end of a step: twice in a step of training. At
+the end of the run worker 0 waits for the others to have left it, so that its memory is nobody's any more (`team.py`).
 Which worker computes an element changes nothing in how it is computed.
 """
 
@@ -18,10 +19,10 @@ PHASE = 4  # cells of a phase: kind, address of its first row, number of rows, t
 KIND, FIRST, COUNT, COST = range(PHASE)
 ADDRESS, ROW_UNITS, ROW_COST, ROW_BEFORE = range(4)  # the head of an instruction's row
 
-# Cells that the team shares, a cache line apart: arrivals and generation of the barrier, then the verdict on the run.
-ARRIVED, GENERATION, FAILED, OVERFLOWED, DONE, ABORTED = 0, 8, 16, 24, 32, 40
+# Cells that the team shares, a cache line apart: arrivals and generation of the barrier, the verdict on the run, how
+# many helpers have left it; and, with the last, for how many turns a worker waits before it offers its core to others.
+ARRIVED, GENERATION, FAILED, OVERFLOWED, DONE, LEFT, SPINS = 0, 8, 16, 24, 32, 40, 41
 SHARED = 48
-_SPINS = 4000  # about 40 us of waiting before a worker offers its core to others
 
 
 @kernel
@@ -72,7 +73,13 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, bloc
                     return done
             if status:
                 atomic_add(shared + (FAILED if status < 0 else OVERFLOWED) * 8, 1)
-            if phase[KIND] != EACH or number == phase_count - 1:
+            if number == phase_count - 1 and step == steps - 1:
+                if worker:
+                    return done  # helpers touch nothing of the run any more, so they need not see the others arrive
+                join(shared, workers, yielder)
+                if atomic_load(shared + FAILED * 8):
+                    return done
+            elif phase[KIND] != EACH or number == phase_count - 1:
                 if not meet(shared, workers, yielder) or atomic_load(shared + FAILED * 8):
                     return done
         done += 1
@@ -102,7 +109,7 @@ def deal(first, count, total, row_bytes, worker, workers, own):
 
 
 def meet(shared, workers, yielder):
-    """Wait until every worker of the team is here; False if the run was given up or a worker failed meanwhile.
+    """Wait until every worker of the team is here; False if a worker failed meanwhile.
 
     What any worker wrote before is seen by all after.
     """
@@ -113,13 +120,26 @@ def meet(shared, workers, yielder):
         atomic_store(shared + ARRIVED * 8, 0)
         atomic_add(shared + GENERATION * 8, 1)
         return True
+    limit = ints(shared, SHARED)[SPINS]
     spins = 0
     while atomic_load(shared + GENERATION * 8) == generation:
         spins += 1
-        if spins < _SPINS:
+        if spins < limit:
             pause()
         else:
             yield_thread(yielder)
-            if atomic_load(shared + ABORTED * 8) or atomic_load(shared + FAILED * 8):
+            if atomic_load(shared + FAILED * 8):
                 return False
     return True
+
+
+def join(shared, workers, yielder):
+    """Wait, as worker 0, until the others have left the run; what they wrote is seen after."""
+    limit = ints(shared, SHARED)[SPINS]
+    spins = 0
+    while atomic_load(shared + LEFT * 8) < workers - 1:
+        spins += 1
+        if spins < limit:
+            pause()
+        else:
+            yield_thread(yielder)

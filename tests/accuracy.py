@@ -21,8 +21,9 @@ import numpy as np
 from scipy import special
 
 from hotloop.kernels import OPS, _context, _jit, elementary
+from hotloop.kernels._cores import cores
 from hotloop.kernels._elementwise import elementwise_kernel
-from hotloop.kernels._target import cores, host
+from hotloop.kernels._target import host
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "accuracy.md"

@@ -6,7 +6,8 @@ import pytest
 
 from hotloop.kernels import _ahead, _jit
 from hotloop.kernels._context import BATCH, CONTEXT, GRADIENT, LOSS, SCRATCH, UPDATE, WEIGHT, ZEROS
-from hotloop.kernels._target import cores, host
+from hotloop.kernels._cores import cores
+from hotloop.kernels._target import host
 
 hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("hotloop")

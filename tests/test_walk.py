@@ -16,7 +16,7 @@ from hotloop.kernels._jit import HEADER, kernel
 from hotloop.kernels._primitives import ints
 from hotloop.kernels.walk import deal, meet
 from hotloop.plan import plan
-from hotloop.team import yielder
+from hotloop.team import YIELDER
 
 CALLBACK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
 
@@ -100,7 +100,7 @@ def test_workers_wait_for_each_other(worker, workers):
 
     def run(number):
         found.append(worker().run(count_rounds, number, 0, rounds=1000, counts=counts, workers=workers, shared=shared,
-                                  yielder=yielder()))
+                                  yielder=YIELDER))
 
     threads = [threading.Thread(target=run, args=[number]) for number in range(workers)]
     for thread in threads:
@@ -116,13 +116,13 @@ def test_a_waiting_worker_can_be_let_go(worker):
 
     def run():
         found.append(worker().run(count_rounds, 0, 0, rounds=1, counts=counts, workers=2, shared=shared,
-                                  yielder=yielder()))
+                                  yielder=YIELDER))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(0.05)
     assert found == []
-    shared[walk.ABORTED] = 1
+    shared[walk.FAILED] = 1
     thread.join(60)
     assert found == [-2]
 
@@ -139,7 +139,8 @@ def losses_of(x, kernel=None, threads=None, **run):
     executor = CpuBackend("float64", threads)
     executor.prepare(program, run["batch"])
     x = np.array(x, np.float64).reshape(-1, 1)
-    rescue = threading.Timer(20, executor.bind(program)._abort)  # workers that lose each other wait for ever
+    shared = executor.bind(program).shared
+    rescue = threading.Timer(20, shared.__setitem__, (walk.FAILED, 1))  # workers that lose each other wait for ever
     rescue.start()
     try:
         return executor.run(program, {"x": x, "y": np.zeros_like(x)}, rows=len(x), **run)
