@@ -101,11 +101,12 @@ def _warmup(options):
 
 
 def _kernels(dtype):
-    """Every kernel of the package; the executor serves all dtypes as float32."""
-    from hotloop.kernels import _jit, walk
+    """Every kernel of the package; the executor and its teams serve all dtypes as float32."""
+    from hotloop.kernels import _jit, team, walk
 
     own = [kernel for kernel in _jit.kernels if kernel.__module__.startswith("hotloop.")]
-    return [kernel for kernel in own if kernel is not walk.walk or dtype == "float32"]
+    return [kernel for kernel in own if dtype == "float32"
+            or kernel not in (walk.walk, team.serve, team.lead)]
 
 
 if __name__ == "__main__":

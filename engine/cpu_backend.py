@@ -95,6 +95,7 @@ class CpuBackend:
     def run(self, program, arrays, *, steps, start, rows, batch, update=1, strict=True):
         """Run `steps` steps; batches follow each other from row `start` of `rows`, wrapping to 0 at the end.
 
+        An order with more than `rows` places holds those of several epochs, of which each wrap begins the next.
         `arrays` are the program's external arrays by name: C-contiguous, of the backend's dtype, int64 for labels and
         order, checked by the caller. `update` numbers the first update, from 1. `strict` ends the run at a loss that is
         not finite.
@@ -135,7 +136,7 @@ class _Bound:
         self.shared = aligned_zeros(walk.SHARED * 8).view(np.int64)
         self.shared_address, self.context_address = address(self.shared), 0
         self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8]
-                            + [0] * 14 + [self.shared_address, team.YIELDER], np.int64)
+                            + [0] * 15 + [self.shared_address, team.YIELDER], np.int64)
         self.team = team.Team(walk.walk, self.job, self.shared)
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
@@ -194,8 +195,8 @@ class _Bound:
         workers = self._workers(threads, min(batch, rows))
         self._make_contexts(workers)
         losses = np.empty(steps) if self.keeps_loss else np.zeros(steps)
-        self.job[_STEPS] = (steps, start, rows, batch, update, self.block, strict, _NO_GOAL, *changed,
-                            address(losses) if self.keeps_loss else 0, self.context_address, workers)
+        self.job[_STEPS] = (steps, start, rows, ahead(arrays, rows), batch, update, self.block, strict, _NO_GOAL,
+                            *changed, address(losses) if self.keeps_loss else 0, self.context_address, workers)
         self.team.run(workers)
         failed, overflowed, done = self.shared[_VERDICT].tolist()
         if failed:
@@ -232,7 +233,13 @@ class _Bound:
 
 _NO_GOAL = struct.unpack("q", struct.pack("d", float("-inf")))[0]
 _VERDICT = slice(walk.FAILED, walk.DONE + 1, walk.OVERFLOWED - walk.FAILED)
-_STEPS = slice(_jit.HEADER + 3, _jit.HEADER + 17)  # the operands of `walk` that change from run to run
+_STEPS = slice(_jit.HEADER + 3, _jit.HEADER + 18)  # the operands of `walk` that change from run to run
+
+
+def ahead(arrays, rows):
+    """How far on in the order of `arrays` the next epoch's begins."""
+    order = arrays.get("order")
+    return rows if order is not None and len(order) > rows else 0
 
 
 def changing(table, scalars, settings):

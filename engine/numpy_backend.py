@@ -49,10 +49,10 @@ class NumpyBackend:
 
     def run(self, program, arrays, *, steps, start, rows, batch, update=1, strict=True):
         """Run `steps` steps as `CpuBackend.run` does."""
-        losses, done = np.full(steps, np.nan), 0
+        losses, done, order, before = np.full(steps, np.nan), 0, arrays.get("order"), 0
         for step in range(steps):
             size = min(batch, rows - start)
-            chosen = slice(start, start + size) if arrays.get("order") is None else arrays["order"][start:start + size]
+            chosen = slice(start, start + size) if order is None else order[before + start : before + start + size]
             with np.errstate(all="ignore"):
                 verdict = self._step(program, arrays, chosen, start, update + step, losses, step, strict)
             if verdict == "loss":
@@ -60,7 +60,10 @@ class NumpyBackend:
             done += 1
             if verdict == "update":
                 return Outcome(losses[:done], done, "update")
-            start = 0 if start + size >= rows else start + size
+            start += size
+            if start >= rows:
+                start = 0
+                before += rows if order is not None and len(order) > rows else 0
         return Outcome(losses, done, None)
 
     def _step(self, program, arrays, chosen, start, update, losses, step, strict):

@@ -50,6 +50,10 @@ class _Schedule(Settings):
         for part in self.parts:
             part.observe(logs)
 
+    def listens(self):
+        """Whether what an epoch reported changes anything."""
+        return type(self).observe is not _Schedule.observe or any(part.listens() for part in self.parts)
+
     def settings(self, settings, momentum, epoch, updates):
         """The optimizer's settings for updates after `updates` others, an array, in epoch `epoch`, or one for each.
 

@@ -20,6 +20,7 @@ from .state import Holder
 
 BACKENDS = ("numpy", "cpu")
 _CHUNK_SECONDS = 0.05  # how long compiled code keeps the interpreter waiting
+_PLACES = 2**20  # rows of several epochs that one run may cover, whose orders lie in memory
 
 
 class Trainer(Holder, Inference):
@@ -119,16 +120,11 @@ class Trainer(Holder, Inference):
         if len(examples) != self._rows:
             self._position, self._loss_sum = 0, 0.0
         self._rows, self._stopped = len(examples), False
+        listened = callbacks or validation_data is not None or (self.schedule and self.schedule.listens())
+        finished = (self._whole_epochs(examples, callbacks, epochs) if whole
+                    else self._epochs(program, examples, callbacks, epochs, 1 if listened else epochs))
         history = History()
-        for _ in range(epochs):
-            started = time.perf_counter()
-            if whole:
-                self._whole_epoch(examples, callbacks)
-            else:
-                self._epoch(program, examples, callbacks)
-            if self._position:  # stopped on the way
-                break
-            logs = {"epoch": self.epoch - 1} | self._finished | {"seconds": time.perf_counter() - started}
+        for logs in finished:
             if validation_data is not None:
                 found = {f"val_{name}": value for name, value in self.evaluate(*validation_data).items()}
                 self._observe(found)
@@ -160,44 +156,72 @@ class Trainer(Holder, Inference):
         if self.schedule is not None:
             self.schedule.observe(logs)
 
-    def _epoch(self, program, examples, callbacks):
-        """Train what is left of the current epoch."""
+    def _epochs(self, program, examples, callbacks, epochs, most):
+        """Train `epochs` epochs, the first from where it stands; give the logs of each when it is finished.
+
+        One run of the backend covers parts of up to `most` of them.
+        """
         rows = len(examples)
         batch = min(self.batch_size, rows)
         batches = -(-rows // batch)
-        order, counts = None, np.ones(rows) if examples.counts is None else examples.counts.astype(np.float64)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(rows).astype(np.int64)
-            counts = counts[order]
-        if self.objective.sums:
-            counted = np.ones(batches)
-        else:
-            counted = np.add.reduceat(counts, np.arange(0, rows, batch))  # what each batch counts for
-        arrays = examples.arrays | {"order": order}
-        epoch = self.epoch
-        while self._position < batches:
+        most, seconds, orders = min(most, max(1, _PLACES // rows)), 0.0, {}
+        while epochs:
+            started = time.perf_counter()
+            steps = max(1, min(self._chunk(), min(most, epochs) * batches - self._position))
+            ahead = range(self.epoch, self.epoch - (-(self._position + steps) // batches))
+            orders = {epoch: orders.get(epoch) or self._order(examples, epoch, batch) for epoch in ahead}
+            order = [orders[epoch][0] for epoch in ahead]
+            arrays = examples.arrays | {"order": order[0] if len(order) == 1 or not self.shuffle else
+                                        np.concatenate(order)}
+            places = self._position + np.arange(steps)
+            parts = []  # steps of each epoch, and its logs
             self._backend.bind(program)  # compiles what is missing, which an interrupt may stop
             with deferred_interrupts():
-                steps = min(self._chunk(), batches - self._position)
-                first = self._position
                 try:
-                    losses = self._run(program, arrays, steps, first * batch, rows, batch)
+                    losses = self._run(program, arrays, steps, self._position * batch, rows, batch,
+                                       self.epoch + places // batches if len(ahead) > 1 else None)
                 except NonFiniteError:
                     self._position, self._loss_sum = 0, 0.0  # the next fit starts this epoch anew
                     raise
-                losses = losses * counted[first : first + steps]
-                self._loss_sum = float(np.cumsum([self._loss_sum, *losses])[-1])  # one by one: chunks leave no trace
-                self._position += steps
-                trained = float(counted[: self._position].sum()) or 1.0
-                logs = {"epoch": epoch, "batch": self._position, "batches": batches, "loss": self._loss_sum / trained,
-                        "lr": _last(program.settings["lr"])}
-                if self._position == batches:
-                    self._finished = {name: logs[name] for name in ("loss", "lr")}
-                    self._observe({"loss": logs["loss"]})
-                    self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
+                rates = np.broadcast_to(program.settings["lr"], steps)
+                done = 0
+                for epoch in ahead:
+                    first, counted = self._position, orders[epoch][1]
+                    size = min(steps - done, batches - first)
+                    found = losses[done : done + size] * counted[first : first + size]
+                    self._loss_sum = float(np.cumsum([self._loss_sum, *found])[-1])  # one by one: runs leave no trace
+                    self._position, done = first + size, done + size
+                    trained = float(counted[: self._position].sum()) or 1.0
+                    logs = {"epoch": epoch, "batch": self._position, "batches": batches,
+                            "loss": self._loss_sum / trained, "lr": float(rates[done - 1])}
+                    parts.append((size, logs))
+                    if self._position == batches:
+                        self._observe({"loss": logs["loss"]})
+                        self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
             notify(callbacks, "on_batch_chunk", self, logs)
-            if self._stopped or self._position == 0:
+            spent = (time.perf_counter() - started) / steps
+            for size, logs in parts:
+                seconds += size * spent
+                if logs["batch"] == batches:
+                    epochs -= 1
+                    yield {name: logs[name] for name in ("epoch", "loss", "lr")} | {"seconds": seconds}
+                    seconds = 0.0
+            if self._stopped:
                 return
+
+    def _order(self, examples, epoch, batch):
+        """The order of an epoch's rows, or None, and what each of its batches counts for in the mean."""
+        rows = len(examples)
+        firsts = np.arange(0, rows, batch)
+        order = None
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(rows).astype(np.int64, copy=False)
+        if self.objective.sums:
+            return order, np.ones(len(firsts))
+        if examples.counts is None:
+            return order, np.minimum(rows - firsts, batch).astype(np.float64)
+        counts = examples.counts.astype(np.float64)
+        return order, np.add.reduceat(counts if order is None else counts[order], firsts)
 
     def step(self, xb, yb, sample_weight=None):
         """Make one update on a batch (any number of rows); return the batch's loss before the update.
@@ -242,27 +266,33 @@ class Trainer(Holder, Inference):
         self.updates += iterations
         return before, after
 
-    def _whole_epoch(self, examples, callbacks):
-        """An epoch that is one run of L-BFGS."""
-        self._finished = {"loss": self._minimize(examples)[1], "lr": self.lr}
-        self.epoch += 1
-        notify(callbacks, "on_batch_chunk", self, {"epoch": self.epoch - 1, "batch": 1, "batches": 1} | self._finished)
+    def _whole_epochs(self, examples, callbacks, epochs):
+        """Epochs that are one run of L-BFGS each; the logs of each when it is finished."""
+        for _ in range(epochs):
+            started = time.perf_counter()
+            found = {"loss": self._minimize(examples)[1], "lr": self.lr}
+            self.epoch += 1
+            notify(callbacks, "on_batch_chunk", self, {"epoch": self.epoch - 1, "batch": 1, "batches": 1} | found)
+            yield {"epoch": self.epoch - 1} | found | {"seconds": time.perf_counter() - started}
 
     def stop(self):
         """Ask `fit` to return; for callbacks. An unfinished epoch is finished by the next `fit`."""
         self._stopped = True
 
-    def _run(self, program, arrays, steps, start, rows, batch):
+    def _run(self, program, arrays, steps, start, rows, batch, epochs=None):
+        """The losses of `steps` updates, which lie in the epochs `epochs`, one for each, or all in the current one."""
         if self.optimizer.states() != self._states:
             raise ValueError(f"the optimizer keeps {self.optimizer.states()} now, but the trainer was made for "
                              f"{self._states}: make a new Trainer")
-        program.settings |= self._settings(steps)
+        program.settings |= self._settings(steps, epochs)
         started = time.perf_counter()
         outcome = self._backend.run(program, arrays, steps=steps, start=start, rows=rows, batch=batch,
                                     update=self.updates + 1)
         seconds = (time.perf_counter() - started) / steps
         self._step_seconds = seconds if self._step_seconds is None else min(seconds, 2 * self._step_seconds)
         self.updates += outcome.done
+        if outcome.stopped and epochs is not None:
+            self.epoch = int(epochs[outcome.done - (outcome.stopped == "update")])
         if outcome.stopped:
             number = self.updates + (outcome.stopped == "loss")
             loss = float(outcome.losses[-1])
@@ -278,13 +308,14 @@ class Trainer(Holder, Inference):
         """The learning rate of the next update."""
         return _last(self._settings(1)["lr"])
 
-    def _settings(self, steps):
-        """The optimizer's numbers for the next `steps` updates."""
+    def _settings(self, steps, epochs=None):
+        """The optimizer's numbers for the next `steps` updates; `epochs` as for `_run`."""
         updates = np.arange(self.updates, self.updates + steps)
         settings = self.optimizer.settings(updates + 1)
         if self.schedule is None:
             return settings
-        return self.schedule.settings(settings, self.optimizer.momentum_operand, self.epoch, updates)
+        return self.schedule.settings(settings, self.optimizer.momentum_operand,
+                                      self.epoch if epochs is None else epochs, updates)
 
     def _chunk(self):
         """Steps that take about _CHUNK_SECONDS."""

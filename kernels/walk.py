@@ -26,9 +26,12 @@ SHARED = 48
 
 
 @kernel
-def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, block, strict, goal: float, changing,
+def walk(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, update, block, strict, goal: float, changing,
          changes, change_count, losses, contexts, workers, shared, yielder, context, low, high):
     """Run `steps` steps as worker `low`; the batches follow each other from row `start` of `rows`.
+
+    After the last row comes the first one again, `ahead` places further on in the order, which may be those of several
+    epochs after each other.
 
     `changing` are the addresses of `change_count` cells of the program that `changes`, a row a step, gives new numbers
     before each step. Who reads them does so after the step's first barrier.
@@ -41,10 +44,10 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, bloc
     own = contexts + worker * CONTEXT * 8
     cells, numbers = ints(own, CONTEXT), doubles(own, CONTEXT)
     verdict = ints(shared, SHARED)
-    done = 0
+    done, before = 0, 0
     for step in range(steps):
         size = min(batch, rows - start)
-        cells[BATCH], cells[START], cells[UPDATE] = size, start, update + step
+        cells[BATCH], cells[START], cells[UPDATE] = size, before + start, update + step
         numbers[LOSS], numbers[WEIGHT] = 0.0, size
         if worker == 0:
             for i in range(change_count):
@@ -90,6 +93,7 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, batch, update, bloc
         start += size
         if start >= rows:
             start = 0
+            before += ahead
     return done
 
 
