@@ -189,7 +189,8 @@ class Trainer(Holder, Inference):
                     first, counted = self._position, orders[epoch][1]
                     size = min(steps - done, batches - first)
                     found = losses[done : done + size] * counted[first : first + size]
-                    self._loss_sum = float(np.cumsum([self._loss_sum, *found])[-1])  # one by one: runs leave no trace
+                    found[0] += self._loss_sum
+                    self._loss_sum = float(found.cumsum()[-1])  # one by one: runs leave no trace
                     self._position, done = first + size, done + size
                     trained = float(counted[: self._position].sum()) or 1.0
                     logs = {"epoch": epoch, "batch": self._position, "batches": batches,
