@@ -210,6 +210,18 @@ def test_runs_count_as_long_as_they_last(monkeypatch):
     assert not team._running
 
 
+def test_trainers_at_once_share_the_cores(monkeypatch):
+    """How many workers each gets depends on the moment; what comes out does not."""
+    expected = trainer(threads=1).fit(*data(), epochs=60).loss
+    monkeypatch.setattr(team, "cores", lambda: 3)
+    monkeypatch.setattr("hotloop.cpu_backend._WORK_PER_WORKER", 1)
+    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 1e-4)
+    found = []
+    together(*[lambda: found.append(trainer(threads=None).fit(*data(), epochs=60).loss)] * 4)
+    assert found == [expected] * 4
+    assert not team._running
+
+
 def test_a_thread_that_cannot_start_changes_nothing(monkeypatch):
     one, twin = trainer(threads=5), trainer(threads=5)
     monkeypatch.setattr(team, "_idle", [])
