@@ -7,13 +7,12 @@ import numpy as np
 from hotloop.kernels import _ahead, _context, _jit, walk
 from hotloop.kernels._target import host
 
-from . import team
+from . import cost, team
 from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
 
 _SECOND_LEVEL = 256 * 1024  # bytes of activations that a block of rows may take, to stay in the core's own cache
 _LEAST_ROWS = 192
-_WORK_PER_WORKER = 1.5e6  # floating-point operations of a step that make one more worker pay
 
 
 def layout(dtype):
@@ -133,6 +132,7 @@ class _Bound:
         self.keeps_loss = any(phase == "each" for _, phase in before)
         self.contexts = aligned_zeros(0)
         self.workers = 0
+        self.worth = {}  # by rows and workers that may be taken, those that are
         self.shared = aligned_zeros(walk.SHARED * 8).view(np.int64)
         self.shared_address, self.context_address = address(self.shared), 0
         self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8]
@@ -208,10 +208,11 @@ class _Bound:
         return Outcome(losses, done, None)
 
     def _workers(self, threads, batch):
-        if threads is not None:
-            return threads
-        work = self.program.flops * batch
-        return int(max(1, min(team.spare(), work // _WORK_PER_WORKER)))
+        """Workers of a run: of those that may be taken, as many as a step is worth."""
+        most = team.spare() if threads is None else threads
+        if (batch, most) not in self.worth:
+            self.worth[batch, most] = cost.workers(self.program, batch, most)
+        return self.worth[batch, most]
 
     def _make_contexts(self, workers):
         """One block of cells and one scratch for each worker, and the constants that all read."""

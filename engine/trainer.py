@@ -29,9 +29,9 @@ class Trainer(Holder, Inference):
     net: a Sequential or another Network, whose parameters this trainer takes over. loss, optimizer: of this package;
     for several outputs a loss for each, in a list or mapping as the network names them. loss_weights: positive factors
     of these losses, alike; their sum is minimised. batch_size: rows of a training step. backend: "cpu" (compiled
-    kernels) or "numpy" (the reference). threads: worker threads of the cpu backend, None for as many as the work is
-    worth; results do not depend on it. dtype: "float32" or "float64". seed: of the shuffling. shuffle: a new order
-    every epoch. check_finite: refuse data with NaN or infinity.
+    kernels) or "numpy" (the reference). threads: the cpu backend takes as many worker threads as a step is worth, at
+    most so many, None for all that are free; results do not depend on it. dtype: "float32" or "float64". seed: of the
+    shuffling. shuffle: a new order every epoch. check_finite: refuse data with NaN or infinity.
 
     schedule: of the learning rate, None for a constant one. l1, l2: the loss that is minimised, and that `fit`, `step`
     and `gradients` report, has l1 sum |w| + l2 / 2 sum w^2 added, over the weight matrices, with penalize_bias over

@@ -4,11 +4,15 @@ import hypothesis
 import numpy as np
 import pytest
 
+from hotloop import cpu_backend
 from hotloop.kernels import _ahead, _jit
 from hotloop.kernels._context import BATCH, CONTEXT, GRADIENT, LOSS, SCRATCH, UPDATE, WEIGHT, ZEROS
 from hotloop.kernels._cores import cores
 from hotloop.kernels._target import host
 
+CHOOSE_WORKERS = cpu_backend._Bound._workers
+# The nets of the tests are worth one worker: let those that ask for more have them.
+cpu_backend._Bound._workers = lambda self, threads, batch: threads or CHOOSE_WORKERS(self, threads, batch)
 hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("hotloop")
 

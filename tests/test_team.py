@@ -214,7 +214,7 @@ def test_trainers_at_once_share_the_cores(monkeypatch):
     """How many workers each gets depends on the moment; what comes out does not."""
     expected = trainer(threads=1).fit(*data(), epochs=60).loss
     monkeypatch.setattr(team, "cores", lambda: 3)
-    monkeypatch.setattr("hotloop.cpu_backend._WORK_PER_WORKER", 1)
+    monkeypatch.setattr("hotloop.cost.workers", lambda program, rows, most: most)
     monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 1e-4)
     found = []
     together(*[lambda: found.append(trainer(threads=None).fit(*data(), epochs=60).loss)] * 4)

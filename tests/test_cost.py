@@ -1,0 +1,68 @@
+"""How many workers a step gets."""
+
+import conftest
+import numpy as np
+import pytest
+
+import hotloop as hl
+from hotloop import cost, cpu_backend, team
+
+
+def program(*widths, optimizer=None):
+    layers = [layer for sizes in zip(widths, widths[1:], strict=False) for layer in (hl.Dense(*sizes), hl.ReLU())]
+    trainer = hl.Trainer(hl.Sequential(*layers[:-1]), hl.MSELoss(), optimizer or hl.SGD(lr=0.1))
+    return trainer.program(np.zeros((1, widths[0]), np.float32), np.zeros((1, widths[-1]), np.float32))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make the machine one of so many cores."""
+    return lambda count: monkeypatch.setattr(cost, "cores", lambda: count)
+
+
+def test_a_small_step_gets_one_worker_a_large_one_all(machine):
+    machine(64)
+    assert cost.workers(program(2, 16, 2), 32, 64) == 1
+    assert cost.workers(program(1024, 2048, 2048, 1000), 256, 64) == 64
+
+
+def test_no_more_workers_than_cores_or_than_asked_for(machine):
+    machine(2)
+    assert cost.workers(program(784, 256, 10), 128, 64) == 2
+    machine(64)
+    assert cost.workers(program(784, 256, 10), 128, 3) == 3
+
+
+@pytest.mark.parametrize("widths", [(2, 16, 2), (64, 128, 10), (784, 256, 128, 10)])
+@pytest.mark.parametrize("rows", [1, 32, 1000])
+def test_the_choice_is_the_best_of_all_counts_and_grows_with_the_limit(widths, rows, machine):
+    machine(64)
+    made = program(*widths)
+    parts = cost.work(made, rows)
+    chosen = [cost.workers(made, rows, most) for most in range(1, 65)]
+    assert chosen == sorted(chosen)
+    times = [cost.seconds(*parts, count) for count in chosen]
+    assert times == sorted(times, reverse=True)
+    assert times[-1] == min(cost.seconds(*parts, count) for count in range(1, 65))
+
+
+def test_work_grows_with_rows_widths_and_states():
+    little, wide, heavy = (cost.work(made, 64) for made in (
+        program(20, 30, 4), program(20, 60, 4), program(20, 30, 4, optimizer=hl.Adam())))
+    assert cost.work(program(20, 30, 4), 128)[0] > little[0] < wide[0]
+    assert wide[1] > little[1] < heavy[1]
+    assert wide[4] > little[4] > 0
+
+
+def test_a_run_takes_what_is_worth_of_what_is_free(machine, monkeypatch):
+    monkeypatch.setattr(cpu_backend._Bound, "_workers", conftest.CHOOSE_WORKERS)
+    machine(4)
+    monkeypatch.setattr(team, "cores", lambda: 4)
+    taken = []
+    run = team.Team.run
+    monkeypatch.setattr(team.Team, "run", lambda self, workers: (taken.append(workers), run(self, workers))[1])
+    for hidden, rows, threads in ((512, 256, None), (512, 256, 2), (1, 4, None), (1, 4, 4)):
+        net = hl.Sequential(hl.Dense(20, hidden), hl.ReLU(), hl.Dense(hidden, 10))
+        X = np.random.default_rng(0).standard_normal((rows, 20)).astype(np.float32)
+        hl.Trainer(net, hl.MSELoss(), hl.SGD(lr=0.01), batch_size=rows, threads=threads).fit(X, X[:, :10])
+    assert taken == [4, 2, 1, 1]
