@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from hotloop.kernels import _ahead, _context, _jit, walk
+from hotloop.kernels import _ahead, _context, _jit, data, walk
 from hotloop.kernels._target import host
 
 from . import cost, team
@@ -32,6 +32,7 @@ class CpuBackend:
         self.threads = threads
         self.lasting, self.working = aligned_zeros(0), aligned_zeros(0)  # the arena's two parts
         self._bound, self._capacity = {}, {}
+        self.briefs = {}  # what others made of `bind_apart`, by goal; emptied when the arena moves
 
     def prepare(self, program, capacity):
         """Make room for `program` at `capacity` rows a batch; its parameters can be read and written then."""
@@ -42,8 +43,10 @@ class CpuBackend:
             lasting = aligned_zeros(program.fixed_bytes())
             lasting[: self.lasting.nbytes] = self.lasting
             self.lasting, self._bound = lasting, {}
+            self.briefs.clear()
         if size > self.working.nbytes:
             self.working, self._bound = aligned_zeros(size), {}
+            self.briefs.clear()
         self._capacity[program] = capacity  # last: memory may have run out above
 
     def bind(self, program):
@@ -51,6 +54,13 @@ class CpuBackend:
         bound, capacity = self._bound.get(program), self._capacity[program]
         if bound is None or bound.capacity < capacity:
             bound = self._bound[program] = _Bound(program, self.lasting, self.working, capacity)
+        return bound
+
+    def bind_apart(self, program, capacity):
+        """The program as a table that nobody else runs, for batches of `capacity` rows and one worker."""
+        self.prepare(program, capacity)
+        bound = _Bound(program, self.lasting, self.working, capacity)
+        bound._make_contexts(1)
         return bound
 
     def read(self, program, region, name):
@@ -112,6 +122,7 @@ class _Bound:
         chained = [part for instruction in program.instructions for part in instruction.chained()]
         self.rows = program.instructions + chained
         _ahead.compile_ahead([(instruction.kernel, self.dtype) for instruction in self.rows]
+                             + [(check, self.dtype) for check in (data.check_reals, data.check_labels)]
                              + [(walk.walk, np.dtype(np.float32))])
         kernels = [_jit.operands(instruction.kernel) for instruction in self.rows]
         self.width = _jit.HEADER + max(map(len, kernels), default=0)

@@ -120,7 +120,7 @@ def _converted(array, dtype, check_finite, name):
         result = array if ready else np.require(array, dtype, ["C", "A"])
     if check_finite and array.dtype.kind == "f":
         with np.errstate(all="ignore"):
-            suspicious = result.size and not np.isfinite(np.add.reduce(result, None, np.float64))
+            suspicious = result.size and not np.isfinite(np.add.reduce(result, None))
         if suspicious:
             wrong = ~np.isfinite(result)
             if wrong.any():

@@ -13,11 +13,15 @@ class Inference:
 
     def predict(self, X):
         """The network's outputs (rows, features) for X, in the trainer's dtype, as the network names them."""
+        if (outputs := self._predict_in_brief(X)) is not None:
+            return outputs
         arrays = self.objective.inputs(X, self.dtype, self.check_finite)
         rows = _rows(arrays)
         if rows:
             data.enough_rows("predict", rows, rows, self.net)
-        return self.net.structured(list(self._forward(arrays, "predict", None)[0].values()))
+        outputs = list(self._forward(arrays, "predict", None)[0].values())
+        self._keep_brief("predict", None, rows)
+        return self.net.structured(outputs)
 
     def evaluate(self, X, y, sample_weight=None):
         """Loss on X and y, and accuracy where y are classes; a dict with "loss" and, then, "accuracy".

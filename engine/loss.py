@@ -80,6 +80,15 @@ class Loss:
             return (y < low) | (y > high), f"lie between {low} and {high}"
         return np.zeros_like(y, bool), ""
 
+    def surely(self, kind, outputs):
+        """The least and the largest target that pass every check and count like all others; None for no such range."""
+        if kind == "labels":
+            classes = np.arange(outputs)
+            weights = self.weights(classes, None)
+            alike = self.counted(classes) is None and (weights is None or weights.all())
+            return (0, outputs - 1) if alike else None
+        return self.target_range if type(self).outside is Loss.outside else None
+
     @property
     def has_accuracy(self):
         """Whether targets are classes, which outputs name or not."""

@@ -1,5 +1,6 @@
 """What a network is trained for: a loss for each of its outputs, and what they ask of data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -105,6 +106,28 @@ class Objective:
             raise ValueError(f"at least one row must count, but every one of the {rows} rows of y{of} has an ignored "
                              "label or the weight 0: leave such data out")
         return Examples(arrays, (tuple(kinds), sample_weight is not None, ignoring), counts, rows)
+
+    def ranges(self, form, dtype, check_finite):
+        """For each array of data of this form, or of inputs alone (None), its name, columns and range, in order.
+
+        An array whose numbers are all in the range (least, largest) passes every check, any does if that is None;
+        labels have 0 columns. None for data of which more has to be known, or which come in several parts.
+        """
+        if self.net.several != (None, None) or (form is not None and any(form[1:])):
+            return None
+        finite = float(np.finfo(dtype).max) if check_finite else math.inf
+        (columns,), (outputs,) = self.net.inputs.values(), self.net.outputs.values()
+        ranges = [("x", columns, (-finite, finite))]
+        if form is not None:
+            (kind,), (loss,) = form[0], self.losses.values()
+            sure = loss.surely(kind, outputs)
+            if sure is None:
+                return None
+            if kind == "labels":
+                ranges.append(("y", 0, sure))
+            else:
+                ranges.append(("y", loss.target_columns(outputs), (max(sure[0], -finite), min(sure[1], finite))))
+        return [(name, columns, None if span == (-math.inf, math.inf) else span) for name, columns, span in ranges]
 
     def needs(self):
         """What the losses need of outputs, in words."""

@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from . import checks, data
+from .brief_calls import BriefCalls
 from .build import build
 from .callbacks import check, notify
 from .errors import NonFiniteError
@@ -23,7 +24,7 @@ _CHUNK_SECONDS = 0.05  # how long compiled code keeps the interpreter waiting
 _PLACES = 2**20  # rows of several epochs that one run may cover, whose orders lie in memory
 
 
-class Trainer(Holder, Inference):
+class Trainer(Holder, Inference, BriefCalls):
     """Trains a network.
 
     net: a Sequential or another Network, whose parameters this trainer takes over. loss, optimizer: of this package;
@@ -73,6 +74,7 @@ class Trainer(Holder, Inference):
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
         self._stopped, self._programs, self._step_seconds = False, {}, None
+        self._briefs, self._numbers = {}, None  # what makes repeated small calls quick, by goal
         self._states = optimizer.states()
         self._backend = None
 
@@ -86,7 +88,8 @@ class Trainer(Holder, Inference):
     def __getstate__(self):
         """Copies and pickles hold parameters and states, and go on from here bit for bit."""
         state = None if self._backend is None else self.state_dict()
-        return vars(self) | {"_backend": None, "_programs": {}, "_step_seconds": None}, state
+        return vars(self) | {"_backend": None, "_programs": {}, "_step_seconds": None, "_briefs": {},
+                             "_numbers": None}, state
 
     def __setstate__(self, saved):
         """Take over what `__getstate__` gave."""
@@ -229,6 +232,8 @@ class Trainer(Holder, Inference):
 
         Arguments, and what is raised, are those of `fit`.
         """
+        if sample_weight is None and (loss := self._step_in_brief(xb, yb)) is not None:
+            return loss
         examples = self._examples("step", xb, yb, sample_weight, training=True)
         if isinstance(self.optimizer, LBFGS):
             return self._minimize(examples)[0]
@@ -236,7 +241,9 @@ class Trainer(Holder, Inference):
         program = self._program("train", examples.form, rows)
         self._backend.bind(program)
         with deferred_interrupts():
-            return float(self._run(program, examples.arrays, 1, 0, rows, rows)[0])
+            loss = float(self._run(program, examples.arrays, 1, 0, rows, rows)[0])
+        self._keep_brief("train", examples.form, rows)
+        return loss
 
     def gradients(self, xb, yb, sample_weight=None):
         """The gradient of the loss on a batch by parameter name, in torch's shapes; nothing is updated.
@@ -295,14 +302,17 @@ class Trainer(Holder, Inference):
         if outcome.stopped and epochs is not None:
             self.epoch = int(epochs[outcome.done - (outcome.stopped == "update")])
         if outcome.stopped:
-            number = self.updates + (outcome.stopped == "loss")
-            loss = float(outcome.losses[-1])
-            what = f"the loss is {loss}" if outcome.stopped == "loss" else f"an update is not finite (loss {loss:g})"
-            raise NonFiniteError(f"step {number}: {what}; the network keeps its last finite parameters. Try a smaller "
-                                 f"learning rate than {self.lr:g}, or scale the data"
-                                 + ("" if self.check_finite else ", or look for NaN in it")
-                                 + "".join(f". {need}" for need in self.objective.needs()), number, loss)
+            raise self._not_finite(outcome.stopped, float(outcome.losses[-1]))
         return outcome.losses
+
+    def _not_finite(self, stopped, loss):
+        """The error for a run that ended early, in words."""
+        number = self.updates + (stopped == "loss")
+        what = f"the loss is {loss}" if stopped == "loss" else f"an update is not finite (loss {loss:g})"
+        return NonFiniteError(f"step {number}: {what}; the network keeps its last finite parameters. Try a smaller "
+                              f"learning rate than {self.lr:g}, or scale the data"
+                              + ("" if self.check_finite else ", or look for NaN in it")
+                              + "".join(f". {need}" for need in self.objective.needs()), number, loss)
 
     @property
     def lr(self):
@@ -357,6 +367,7 @@ class Trainer(Holder, Inference):
             from .cpu_backend import CpuBackend
 
             self._backend = CpuBackend(self.dtype, self.threads)
+            self._briefs = self._backend.briefs
         program = self._programs["predict", None] = build(self, "predict", None)
         self._backend.prepare(program, 1)
 

@@ -1,8 +1,11 @@
-"""Moving rows between data sets and the arena: shuffled gather on the way in, plain store on the way out."""
+"""Moving rows between data sets and the arena: shuffled gather on the way in, plain store on the way out.
 
-from ._context import CONTEXT, START
+A check fails where a number of the batch is not in its range; standing first, it ends a run that has changed nothing.
+"""
+
+from ._context import BATCH, CONTEXT, START
 from ._jit import kernel
-from ._primitives import PANEL, SIZE, copy, ints, reals
+from ._primitives import PANEL, SIZE, copy, ints, real, reals
 
 
 def row_of(order, place):
@@ -55,3 +58,28 @@ def store(x, x_panel, x_cols, target, context, low, high):
             place = x + (first // PANEL * x_panel + i * PANEL) * SIZE
             copy(target + ((start + i) * x_cols + first) * SIZE, place, min(PANEL, x_cols - first))
     return 0
+
+
+@kernel
+def check_reals(source, source_cols, least: float, most: float, context, low, high):
+    """Fail unless least <= x <= most for all numbers of the batch; NaN fails."""
+    size = ints(context, CONTEXT)[BATCH] * source_cols
+    values = reals(source, size)
+    floor, ceiling = real(least), real(most)
+    outside = 0
+    for i in range(size):
+        if not (values[i] >= floor and values[i] <= ceiling):
+            outside += 1
+    return -1 if outside else 0
+
+
+@kernel
+def check_labels(source, least, most, context, low, high):
+    """Fail unless least <= label <= most for all int64 labels of the batch."""
+    size = ints(context, CONTEXT)[BATCH]
+    labels = ints(source, size)
+    outside = 0
+    for i in range(size):
+        if labels[i] < least or labels[i] > most:
+            outside += 1
+    return -1 if outside else 0

@@ -223,6 +223,34 @@ def test_interrupts_leave_completed_steps(backend, threads, seconds):
         "finite": True, "same": True, "epochs": True, "goes on": True}
 
 
+def interrupt_steps(attempts):
+    """Send SIGINT into `attempts` endless rows of steps, then repeat as many steps without interruption."""
+    import random
+
+    x, y = (array[:16] for array in data())
+    x = x.astype(np.float32)
+    trainer, twin = make(), make()
+    trainer.step(x, y)
+    random.seed(0)
+    for _ in range(attempts):
+        try:
+            threading.Timer(random.uniform(0, 0.002), os.kill, (os.getpid(), signal.SIGINT)).start()
+            while True:
+                trainer.step(x, y)
+        except KeyboardInterrupt:
+            pass
+    for _ in range(trainer.updates):
+        twin.step(x, y)
+    state, expected = trainer.state_dict(), twin.state_dict()
+    print(json.dumps({"some": trainer.updates > attempts,
+                      "same": all(np.array_equal(state[name], expected[name]) for name in state)}))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
+def test_interrupts_count_the_steps_that_were_made():
+    assert python("interrupt_steps", 300) == {"some": True, "same": True}
+
+
 # memory
 
 

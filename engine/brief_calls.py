@@ -1,0 +1,52 @@
+"""Calls on small batches, again and again: the way past what was found out about them the first time."""
+
+from .brief import DONE, FAILED, OVERFLOWED, Brief, most_rows
+from .numbers import Numbers
+
+
+class BriefCalls:
+    """The part of a trainer that keeps a `Brief` for steps and one for predictions; the rest takes any data.
+
+    A call that is not made here, which is said by None, has changed nothing.
+    """
+
+    def _keep_brief(self, goal, form, rows):
+        """Have the next call for this goal made here, if batches like this one, of `rows`, are small."""
+        if self.backend != "cpu" or not rows or (goal in self._briefs and self._still_numbered(goal)):
+            return
+        ranges, program = self.objective.ranges(form, self.dtype, self.check_finite), self._programs[goal, form]
+        most = most_rows(program, ranges) if ranges else 0
+        if rows <= most:
+            least, _ = self.net.least_rows(goal == "train")
+            brief = Brief(self._backend.bind_apart(program, most), ranges, least, strict=goal == "train")
+            if goal == "train":
+                self._numbers = Numbers(self, brief)
+            self._briefs[goal] = brief
+
+    def _still_numbered(self, goal):
+        return goal == "predict" or self._numbers.optimizer is self.optimizer
+
+    def _predict_in_brief(self, x):
+        """The outputs for x, a new array."""
+        brief = self._briefs.get("predict")
+        if brief is None or self.net.owner is not self or not brief.load(x):
+            return None
+        brief.call(brief.job_address)
+        return brief.results[: brief.rows].copy() if brief.shared[DONE] else None
+
+    def _step_in_brief(self, x, y):
+        """The loss before an update that was made."""
+        brief = self._briefs.get("train")
+        if brief is None or self.net.owner is not self or not brief.load(x, y) or not self._numbers.set(self):
+            return None
+        shared = brief.shared
+        brief.cells[brief.update_cell] = self.updates + 1
+        try:
+            brief.call(brief.job_address)  # Python looks for a Ctrl-C when a call ends: before the next line, not in it
+        finally:
+            self.updates += shared[DONE]
+        if shared[FAILED]:
+            return None
+        if shared[OVERFLOWED] or not shared[DONE]:
+            raise self._not_finite("update" if shared[OVERFLOWED] else "loss", brief.losses[0])
+        return brief.losses[0]
