@@ -8,6 +8,7 @@ from hotloop.kernels import _ahead, _context, _jit, data, walk
 from hotloop.kernels._target import host
 
 from . import cost, team
+from .order import permutation
 from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
 
@@ -62,6 +63,10 @@ class CpuBackend:
         bound = _Bound(program, self.lasting, self.working, capacity)
         bound._make_contexts(1)
         return bound
+
+    def order(self, seed, epoch, rows):
+        """The order of an epoch's rows, int64: the numpy backend's."""
+        return permutation(seed, epoch, rows, self.dtype)
 
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient, in torch's shape."""
@@ -122,7 +127,7 @@ class _Bound:
         chained = [part for instruction in program.instructions for part in instruction.chained()]
         self.rows = program.instructions + chained
         _ahead.compile_ahead([(instruction.kernel, self.dtype) for instruction in self.rows]
-                             + [(check, self.dtype) for check in (data.check_reals, data.check_labels)]
+                             + [(kernel, self.dtype) for kernel in (data.check_reals, data.check_labels, data.shuffle)]
                              + [(walk.walk, np.dtype(np.float32))])
         kernels = [_jit.operands(instruction.kernel) for instruction in self.rows]
         self.width = _jit.HEADER + max(map(len, kernels), default=0)

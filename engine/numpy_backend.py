@@ -32,6 +32,11 @@ class NumpyBackend:
     def bind(self, program):
         """Nothing to bind: nodes are run as they are."""
 
+    @staticmethod
+    def order(seed, epoch, rows):
+        """The order of an epoch's rows, int64."""
+        return np.random.default_rng([seed, epoch]).permutation(rows).astype(np.int64, copy=False)
+
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient."""
         return self._region(region)[name].copy()

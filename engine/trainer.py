@@ -217,9 +217,7 @@ class Trainer(Holder, Inference, BriefCalls):
         """The order of an epoch's rows, or None, and what each of its batches counts for in the mean."""
         rows = len(examples)
         firsts = np.arange(0, rows, batch)
-        order = None
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(rows).astype(np.int64, copy=False)
+        order = self._backend.order(self.seed, epoch, rows) if self.shuffle else None
         if self.objective.sums:
             return order, np.ones(len(firsts))
         if examples.counts is None:

@@ -83,3 +83,33 @@ def check_labels(source, least, most, context, low, high):
         if labels[i] < least or labels[i] > most:
             outside += 1
     return -1 if outside else 0
+
+
+@kernel
+def shuffle(order, rows, draws, draw_count, context, low, high):
+    """order = a permutation of 0 ... rows - 1 by Fisher and Yates, from random words of 32 bits, two in each int64.
+
+    A word's last digits, as many as the limit has, are a place unless they are above the limit. So does NumPy's
+    `Generator.permutation`, with this result. A refused place is no branch here, but a swap of a number with itself.
+    Gives 1 where the words do not suffice.
+    """
+    numbers, words = ints(order, rows), ints(draws, draw_count // 2)
+    for i in range(rows):
+        numbers[i] = i
+    last, mask, used = rows - 1, 1, 0
+    while mask < last:
+        mask = 2 * mask + 1
+    while last > 0:
+        if used == draw_count:
+            return 1
+        place = words[used >> 1] >> (used & 1) * 32 & mask
+        used += 1
+        taken = place <= last
+        other = place if taken else last
+        number = numbers[last]
+        numbers[last] = numbers[other]
+        numbers[other] = number
+        last -= taken
+        if last <= mask >> 1:
+            mask >>= 1
+    return 0
