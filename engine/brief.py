@@ -24,7 +24,7 @@ class Brief:
 
     A batch is copied to fixed places. The first phase looks whether its numbers are in their ranges, before anything is
     changed; then the program's own follow. The call keeps the GIL. What does not pass, or is no array of the right
-    dtype and shape, is the affair of the general path, which takes anything and words what is wrong.
+    kind and shape, is the affair of the general path, which takes anything and words what is wrong.
 
     bound: the program, bound for this alone. ranges: of the arrays, see `Objective.ranges`. least: rows that a batch
     must have. strict: whether a loss that is not finite ends the run before the update.
@@ -33,7 +33,7 @@ class Brief:
     def __init__(self, bound, ranges, least, strict):
         self.bound, self.least, self.most = bound, least, bound.capacity
         self.checks = self._checks(ranges)
-        self.inputs = []  # for each array that comes: its dtype, and where a batch goes by the shape of its rows
+        self.inputs = []  # of each array: dtype, kinds it is made from, where a batch goes by its rows' shape
         most = self.most
         arrays = {name: np.zeros((most, node.shape[1]), bound.dtype)
                   for name, node in bound.program.predictions.items()}
@@ -43,7 +43,7 @@ class Brief:
             places = {array.shape[1:]: array}
             if columns == 1 and name != "x":
                 places[()] = array[:, 0]
-            self.inputs.append((array.dtype, places))
+            self.inputs.append((array.dtype, "fiub" if columns else "iu", places))
         for row, cell, name in bound.externals:
             bound.table[row, cell] = address(arrays.get(name))  # an epoch's order is none
         for cell, name in self.checked:
@@ -95,13 +95,19 @@ class Brief:
         rows = len(first)
         if not self.least <= rows <= self.most:
             return False
-        for array, (dtype, places) in zip(arrays, self.inputs, strict=True):
-            if type(array) is not np.ndarray or array.dtype != dtype or not array.ndim or len(array) != rows:
+        for array, (dtype, kinds, places) in zip(arrays, self.inputs, strict=True):
+            if type(array) is not np.ndarray or not array.ndim or len(array) != rows:
                 return False
             place = places.get(array.shape[1:])
             if place is None:
                 return False
-            place[:rows] = array
+            if array.dtype == dtype:
+                place[:rows] = array
+            elif array.dtype.kind in kinds:
+                with np.errstate(over="ignore"):  # what is too large for float32 is infinite then
+                    place[:rows] = array
+            else:
+                return False
         self.rows = self.cells[self.rows_cell] = self.cells[self.batch_cell] = rows
         shared = self.shared
         shared[FAILED] = shared[OVERFLOWED] = shared[DONE] = 0

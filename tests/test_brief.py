@@ -210,6 +210,8 @@ BAD = {"nan": ("labels", bad(x={(31, 4): np.nan})), "inf": ("labels", bad(x={(0,
        "rows": ("labels", (data()[0], data(rows=31)[1])), "columns": ("labels", (data()[0][:, 1:], data()[1])),
        "none": ("labels", (None, data()[1])), "empty": ("labels", (data()[0][:0], data()[1][:0])),
        "reals": ("labels", (data()[0], data()[1].astype(float))), "number": ("labels", (np.float32(1), data()[1])),
+       "wrapped": ("labels", (data()[0], data()[1].astype(np.uint64) - np.uint64(1))),
+       "too large": ("labels", (data()[0] * np.full(1, 1e300), data()[1])),
        "flat": ("labels", (data()[0].ravel(), data()[1])), "complex": ("labels", (data()[0] * 1j, data()[1]))}
 
 
@@ -217,7 +219,8 @@ BAD = {"nan": ("labels", bad(x={(31, 4): np.nan})), "inf": ("labels", bad(x={(0,
 @pytest.mark.parametrize("case", BAD)
 def test_refusals_are_the_same_and_change_nothing(generally, case, method):
     loss, (x, y) = BAD[case]
-    if method == "predict" and case in ("label", "negative", "share", "sign", "bit", "target", "rows", "reals"):
+    of_targets = ("label", "negative", "share", "sign", "bit", "target", "rows", "reals", "wrapped")
+    if method == "predict" and case in of_targets:
         x = np.full_like(x, np.nan)
     arguments = (x, y) if method == "step" else (x,)
 
@@ -237,7 +240,8 @@ def test_refusals_are_the_same_and_change_nothing(generally, case, method):
     agree(generally, run)
 
 
-@pytest.mark.parametrize("form", ["strided", "read-only", "float64", "list", "big-endian", "int32", "transposed"])
+@pytest.mark.parametrize("form", ["strided", "read-only", "float64", "list", "big-endian", "int32", "uint64",
+                                  "transposed"])
 def test_every_form_of_array(generally, form):
     def formed(array):
         if form == "strided":
@@ -248,8 +252,8 @@ def test_every_form_of_array(generally, form):
             return array.tolist()
         elif form == "transposed":
             return np.array(array.T, order="C").T
-        elif form in ("float64", "int32"):
-            return array.astype(form if array.dtype.kind == form[0] else array.dtype)
+        elif form in ("float64", "int32", "uint64"):
+            return array.astype(form if (array.dtype.kind == "f") == (form == "float64") else array.dtype)
         return array.astype(array.dtype.newbyteorder(">")) if form == "big-endian" else array
 
     def run():
