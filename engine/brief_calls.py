@@ -14,8 +14,11 @@ class BriefCalls:
         """Have the next call for this goal made here, if batches like this one, of `rows`, are small."""
         if self.backend != "cpu" or not rows or (goal in self._briefs and self._still_numbered(goal)):
             return
-        ranges, program = self.objective.ranges(form, self.dtype, self.check_finite), self._programs[goal, form]
-        most = most_rows(program, ranges) if ranges else 0
+        program = self._programs[goal, form]
+        if (goal, form) not in self._small:
+            ranges = self.objective.ranges(form, self.dtype, self.check_finite)
+            self._small[goal, form] = ranges, most_rows(program, ranges) if ranges else 0
+        ranges, most = self._small[goal, form]
         if rows <= most:
             least, _ = self.net.least_rows(goal == "train")
             brief = Brief(self._backend.bind_apart(program, most), ranges, least, strict=goal == "train")

@@ -74,7 +74,7 @@ class Trainer(Holder, Inference, BriefCalls):
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
         self._stopped, self._programs, self._step_seconds = False, {}, None
-        self._briefs, self._numbers = {}, None  # what makes repeated small calls quick, by goal
+        self._briefs, self._numbers, self._small = {}, None, {}  # see BriefCalls; `_small`: ranges, most rows by form
         self._states = optimizer.states()
         self._backend = None
 
