@@ -78,7 +78,7 @@ class Brief:
         for name, value in values.items():
             self.job[cells[name]] = value
         self.rows_cell, self.batch_cell, self.update_cell = cells["rows"], cells["batch"], cells["update"]
-        self.job_address = address(self.job)
+        self.rows, self.job_address = 0, address(self.job)
         self.call = _jit.brief_caller(walk.walk, np.float32)
         # views that take a third of NumPy's time to read or write a number
         self.cells, self.shared, self.losses = memoryview(self.job), memoryview(bound.shared), memoryview(self.loss)
@@ -89,18 +89,15 @@ class Brief:
 
     def load(self, *arrays):
         """Copy a batch to its places; False, with nothing said of what is there then, where that cannot be done."""
-        first = arrays[0]
-        if type(first) is not np.ndarray or not first.ndim:
-            return False
-        rows = len(first)
-        if not self.least <= rows <= self.most:
-            return False
+        rows = 0
         for array, (dtype, kinds, places) in zip(arrays, self.inputs, strict=True):
-            if type(array) is not np.ndarray or not array.ndim or len(array) != rows:
+            if type(array) is not np.ndarray:
                 return False
-            place = places.get(array.shape[1:])
-            if place is None:
+            shape = array.shape
+            place = places.get(shape[1:]) if shape else None
+            if place is None or not self.least <= shape[0] <= self.most or (rows and shape[0] != rows):
                 return False
+            rows = shape[0]
             if array.dtype == dtype:
                 place[:rows] = array
             elif array.dtype.kind in kinds:
@@ -108,7 +105,8 @@ class Brief:
                     place[:rows] = array
             else:
                 return False
-        self.rows = self.cells[self.rows_cell] = self.cells[self.batch_cell] = rows
+        if rows != self.rows:
+            self.cells[self.rows_cell] = self.cells[self.batch_cell] = self.rows = rows
         shared = self.shared
         shared[FAILED] = shared[OVERFLOWED] = shared[DONE] = 0
         return True
