@@ -64,7 +64,7 @@ def _product(part, layout, rows):
     if not isinstance(block, Block) or not block.inputs:
         return 0
     depth = {"dense": block.inputs, "dense_input_gradient": block.outputs}.get(part.op, rows)
-    operations = 2 * rows * block.inputs * layout.width(block.outputs) * (1 + START / depth)
+    operations = 2 * rows * block.inputs * layout.width(block.outputs) * (1 + START / max(depth, 1))
     size = layout.block(block.inputs, block.outputs) * layout.dtype.itemsize
     return max(operations / (LANE * layout.lanes), size / READ)
 

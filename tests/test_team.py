@@ -247,7 +247,7 @@ def test_a_thread_that_cannot_start_changes_nothing(monkeypatch):
 
 
 END = """
-import atexit, threading, test_team as t
+import atexit, threading, conftest, test_team as t
 one = t.trainer(threads=3)
 atexit.register(lambda: one.fit(*t.data()))
 one.fit(*t.data(), epochs=3)
