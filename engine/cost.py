@@ -19,13 +19,13 @@ from hotloop.kernels._cores import cores
 
 from .program import Block, Buffer
 
-LANE = 10.5e9  # operations a second of one lane: seven eighths of two multiply-adds a cycle at 3 GHz
+LANE = 9.7e9  # operations a second of one lane: four fifths of two multiply-adds a cycle at 3 GHz
 START = 10
 READ = 20e9  # bytes a second
-ELEMENT = 0.4e-9
+ELEMENT = 0.25e-9
 UPDATE = 0.15e-9
 CALL = 40e-9
-BARRIER = 2e-6
+BARRIER = 1.3e-6
 TRANSFER = 10e9  # bytes a second from one core's cache to another's
 
 
