@@ -2,6 +2,7 @@
 
 from hotloop.kernels import OPS
 from hotloop.kernels.clipping import norm_blocks
+from hotloop.kernels.dense import dense_scratch
 
 from .program import Sums
 
@@ -57,11 +58,11 @@ class Updates:
         weight = self.weights[node]
         block, bias = self.blocks[weight], self.biases[weight]
         of_bias = [term for term in self.terms.get(bias, ()) if term.inputs == (dy,) and term not in self.done][:1]
-        rows = self.layout.panel + 1
-        self.scratch = max(self.scratch, rows * self.layout.panel)
+        panel = self.layout.panel
+        self.scratch = max(self.scratch, dense_scratch(panel, self.layout.lanes) + panel * panel)
         self.flops += 2 * block.inputs * block.outputs
         self._gradient("dense_parameter_gradient", [node, *of_bias], {
-            "x": self.of(x), "dy": self.of(dy), "bias": len(of_bias)}, min(block.inputs + 1, rows))
+            "x": self.of(x), "dy": self.of(dy), "bias": len(of_bias)}, min(block.inputs + 1, panel + 1))
 
     def vector_gradient(self, node):
         """The gradient of a vector that stands by itself: a sum of dy, or of what dy and x make, over the batch."""

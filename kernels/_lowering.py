@@ -158,6 +158,16 @@ class Lowering(Vectors):
 
         return simple(types.boolean(self.real), emit)
 
+    def make_flaw_in(self):
+        """The exponent of what is not finite is all ones: one more makes the number with its sign cleared negative."""
+        kind = types.int64 if self.double else types.int32
+
+        def emit(builder, flaws, x):
+            size = builder.and_(builder.bitcast(x, self.integer), self.integer(2 ** (self.integer.width - 1) - 1))
+            return builder.or_(flaws, builder.add(size, self.integer(1 << self.bits)))
+
+        return simple(kind(kind, self.real), emit)
+
     def make_exp2i(self):
         def emit(builder, t, shift):
             digits = builder.bitcast(t, self.integer)

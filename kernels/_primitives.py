@@ -17,7 +17,10 @@ DOUBLE = True  # real is float64
 SIZE = 8  # bytes of one `real`
 LANES = 4  # `real`s in one vector register
 PANEL = 8  # columns of a weight panel: two vectors
-TILE = 6  # rows of the register tile
+TILE = 6  # rows of a register tile two vectors wide
+NARROW = 8  # rows of a register tile one vector wide
+SHALLOW = 4  # the largest depth of `outer`
+CHAINS = 4  # that `add_rows` adds up side by side
 FUSED = False  # `fma` rounds once
 ROUND = 1.5 * 2.0**52  # x + ROUND holds the integer k nearest to x, for |x| < 2**22, in its last digits
 
@@ -144,8 +147,16 @@ def finite(x):
     return math.isfinite(x)
 
 
+def flaw_in(flaws, x):
+    """A number that is negative if `flaws` is or x is not finite; begin with 0.
+
+    Loops that gather truth values instead pack vectors of them into smaller ones in each turn.
+    """
+    return flaws if math.isfinite(x) else -1
+
+
 def tile(m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask):
-    """c = finish(start + a @ b) on one register tile of m <= TILE rows and 1 or 2 vectors of columns.
+    """c = finish(start + a @ b) on one register tile, m <= TILE rows and 2 vectors of columns, or NARROW and 1.
 
     All lie in panels, rows of PANEL values: b, c, mask in one each, a in as many as `depth` takes, `a_panel` apart;
     start's rows are `start_row` apart. Each element is one chain of fused multiply-adds in the order of k, so neither
@@ -166,7 +177,7 @@ def tile(m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask):
 
 
 def tile_transposed(m, vectors, depth, a, b, c, start, start_row):
-    """c = start + a' @ b on one register tile: m <= TILE columns of the panel a against 1 or 2 vectors of b."""
+    """c = start + a' @ b on one register tile, m columns of the panel a against 1 or 2 vectors of b; see `tile`."""
     n = vectors * LANES
     for i in range(m):
         total = _array(start + i * start_row * SIZE, n, real).copy()
@@ -175,13 +186,30 @@ def tile_transposed(m, vectors, depth, a, b, c, start, start_row):
         _array(c + i * PANEL * SIZE, n, real)[:] = total
 
 
+def outer(m, vectors, depth, a, b, c, start, start_row):
+    """`tile_transposed` for any m and 1 <= depth <= SHALLOW: the same numbers, row by row, b held in registers."""
+    tile_transposed(m, vectors, depth, a, b, c, start, start_row)
+
+
 def add_rows(x, rows, vectors, total):
-    """total = sum over the rows of 1 or 2 vectors of one panel, in the order of the rows."""
-    n = vectors * LANES
-    sums = np.zeros(n, real)
+    """total = sum over the rows of 1 or 2 vectors of one panel: every CHAINS-th of them, and these sums in pairs.
+
+    Rows that are left over after the last whole turn join the first chain.
+    """
+    n, whole = vectors * LANES, rows - rows % CHAINS
+    sums = np.zeros((CHAINS, n), real)
     for i in range(rows):
-        sums += _array(x + i * PANEL * SIZE, n, real)
-    _array(total, n, real)[:] = sums
+        sums[i % CHAINS if i < whole else 0] += _array(x + i * PANEL * SIZE, n, real)
+    while len(sums) > 1:
+        sums = sums[::2] + sums[1::2]
+    _array(total, n, real)[:] = sums[0]
+
+
+def widen(source, count, target):
+    """target = the `count` <= PANEL numbers of source, then zeros: a whole row of a panel. May be in place."""
+    numbers = _array(source, count, real).copy()
+    row = _array(target, PANEL, real)
+    row[:count], row[count:] = numbers, 0
 
 
 def transpose(source, source_row, target, target_row):

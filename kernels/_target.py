@@ -37,6 +37,7 @@ class Target:
             "LANES": lanes,
             "PANEL": 2 * lanes,
             "TILE": self.rows,
+            "NARROW": max(self.rows, 8),  # two sums a cycle, each 4 cycles long, are 8 at a time
             "FUSED": self.fused,
             "ROUND": dtype.type(1.5 / np.finfo(dtype).eps),
         }

@@ -6,7 +6,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ._intrinsics import I32, I64, declared, prefetch, simple
+from ._intrinsics import I1, I32, I64, declared, prefetch, simple
+from ._primitives import CHAINS, SHALLOW
 
 _UNROLL = 8  # steps of k in the body of a whole tile's loop
 
@@ -16,7 +17,8 @@ class Vectors:
 
     def __init__(self, bindings):
         self.double = bindings["DOUBLE"]
-        self.lanes, self.panel, self.rows = bindings["LANES"], bindings["PANEL"], bindings["TILE"]
+        self.lanes, self.panel = bindings["LANES"], bindings["PANEL"]
+        self.rows = {1: bindings["NARROW"], 2: bindings["TILE"]}  # of a tile, by its vectors
         self.scalar, self.scalar_bytes = (ir.DoubleType(), 8) if self.double else (ir.FloatType(), 4)
         self.vector = ir.VectorType(self.scalar, self.lanes)
 
@@ -51,22 +53,48 @@ class Vectors:
 
         return simple(types.void(*[types.int64] * 8), emit)
 
+    def make_outer(self):
+        def emit(builder, m, vectors, depth, a, b, c, start, start_row):
+            size = I64(self.scalar_bytes)
+            depths = [(k, columns) for k in range(1, SHALLOW + 1) for columns in (1, 2)]
+            with self._cases(builder, depth, vectors, depths) as cases:
+                for k, columns in cases:
+                    right = [self._load(builder, self._at(builder, b, row * self.panel + j * self.lanes), self.vector)
+                             for row in range(k) for j in range(columns)]
+                    with cgutils.for_range(builder, m, intp=I64) as loop:
+                        place = builder.mul(loop.index, size)
+                        sums = self._load_tile(builder, 1, columns, builder.add(start, builder.mul(place, start_row)),
+                                               I64(0))
+                        for row in range(k):
+                            splat = self._splat(builder, self._at(builder, builder.add(a, place), row * self.panel))
+                            sums = [self._fmuladd(builder, splat, right[row * columns + j], sums[j])
+                                    for j in range(columns)]
+                        self._store_tile(builder, columns, sums, builder.add(c, builder.mul(place, I64(self.panel))))
+
+        return simple(types.void(*[types.int64] * 8), emit)
+
     @contextmanager
     def _shapes(self, builder, m, vectors):
         """Code for each shape of a tile, chosen at run time by a jump."""
+        shapes = [(rows, columns) for columns, highest in self.rows.items() for rows in range(1, highest + 1)]
+        with self._cases(builder, m, vectors, shapes) as cases:
+            yield cases
+
+    @contextmanager
+    def _cases(self, builder, number, vectors, shapes):
+        """Code for each of `shapes`, pairs of what `number` and `vectors` may be, chosen at run time by a jump."""
         done = builder.append_basic_block("tile.done")
-        switch = builder.switch(builder.add(builder.mul(m, I64(2)), vectors), done)
+        switch = builder.switch(builder.add(builder.mul(number, I64(2)), vectors), done)
 
-        def shapes():
-            for rows in range(1, self.rows + 1):
-                for columns in (1, 2):
-                    block = builder.append_basic_block(f"tile.{rows}x{columns}")
-                    switch.add_case(I64(2 * rows + columns), block)
-                    builder.position_at_end(block)
-                    yield rows, columns
-                    builder.branch(done)
+        def cases():
+            for first, columns in shapes:
+                block = builder.append_basic_block(f"tile.{first}x{columns}")
+                switch.add_case(I64(2 * first + columns), block)
+                builder.position_at_end(block)
+                yield first, columns
+                builder.branch(done)
 
-        yield shapes()
+        yield cases()
         builder.position_at_end(done)
 
     def _at(self, builder, base, elements):
@@ -106,16 +134,23 @@ class Vectors:
     def _step(self, builder, a, a_row, b, rows, columns, sums):
         """One step of k: sums + a[i] b."""
         right = [self._load(builder, self._at(builder, b, j * self.lanes), self.vector) for j in range(columns)]
-        fmuladd = declared(builder, f"llvm.fmuladd.v{self.lanes}f{self.scalar_bytes * 8}", self.vector,
-                           [self.vector] * 3)
         totals = []
         for i in range(rows):
-            value = self._load(builder, self._at(builder, a, i * a_row), self.scalar)
-            splat = builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, I32(0))
-            splat = builder.shuffle_vector(splat, ir.Constant(self.vector, ir.Undefined),
-                                           ir.Constant(ir.VectorType(I32, self.lanes), None))
-            totals += [builder.call(fmuladd, [splat, right[j], sums[i * columns + j]]) for j in range(columns)]
+            splat = self._splat(builder, self._at(builder, a, i * a_row))
+            totals += [self._fmuladd(builder, splat, right[j], sums[i * columns + j]) for j in range(columns)]
         return totals
+
+    def _splat(self, builder, address):
+        """The number at `address` in every place of a vector."""
+        value = builder.insert_element(ir.Constant(self.vector, ir.Undefined),
+                                       self._load(builder, address, self.scalar), I32(0))
+        return builder.shuffle_vector(value, ir.Constant(self.vector, ir.Undefined),
+                                      ir.Constant(ir.VectorType(I32, self.lanes), None))
+
+    def _fmuladd(self, builder, left, right, total):
+        """left * right + total, as the host does it best."""
+        name = f"llvm.fmuladd.v{self.lanes}f{self.scalar_bytes * 8}"
+        return builder.call(declared(builder, name, self.vector, [self.vector] * 3), [left, right, total])
 
     def _joined(self, builder, before, loop, steps):
         results = []
@@ -136,7 +171,7 @@ class Vectors:
         builder.position_at_end(panels)
         left, a_now, b_now = builder.phi(I64), builder.phi(I64), builder.phi(I64)
         sums = [builder.phi(self.vector) for _ in first]
-        unroll = min(_UNROLL, self.panel) if rows == self.rows else 1
+        unroll = min(_UNROLL, self.panel) if rows == self.rows[columns] else 1
         _, b_next, totals = self._loop(builder, I64(self.panel), a_now, self.panel, 1, b_now, rows, columns, sums,
                                        unroll)
         a_next, fewer = builder.add(a_now, a_panel), builder.sub(left, I64(self.panel))
@@ -195,20 +230,48 @@ class Vectors:
 
     def make_add_rows(self):
         def emit(builder, x, rows, vectors, total):
-            done = builder.append_basic_block("rows.done")
-            switch = builder.switch(vectors, done)
-            for columns in (1, 2):
-                block = builder.append_basic_block(f"rows.{columns}")
-                switch.add_case(I64(columns), block)
-                builder.position_at_end(block)
-                sums = [cgutils.alloca_once_value(builder, ir.Constant(self.vector, None)) for _ in range(columns)]
-                with cgutils.for_range(builder, rows, intp=I64) as loop:
-                    row = builder.add(x, builder.mul(loop.index, I64(self.panel * self.scalar_bytes)))
-                    for j, place in enumerate(sums):
-                        value = self._load(builder, self._at(builder, row, j * self.lanes), self.vector)
-                        builder.store(builder.fadd(builder.load(place), value), place)
-                self._store_tile(builder, columns, [builder.load(place) for place in sums], total)
-                builder.branch(done)
-            builder.position_at_end(done)
+            zeros, chains = ir.Constant(self.vector, None), range(CHAINS)
+            with self._cases(builder, I64(0), vectors, [(0, 1), (0, 2)]) as cases:
+                for _, columns in cases:
+                    sums = [[cgutils.alloca_once_value(builder, zeros) for _ in range(columns)] for _ in chains]
+
+                    def add(chain, row, places):
+                        for j, place in enumerate(places[chain]):
+                            value = self._load(builder, self._at(builder, row, j * self.lanes), self.vector)
+                            builder.store(builder.fadd(builder.load(place), value), place)
+
+                    rest = builder.and_(rows, I64(CHAINS - 1))
+                    whole = builder.sub(rows, rest)
+                    with cgutils.for_range_slice(builder, I64(0), whole, I64(CHAINS), intp=I64) as (first, _):
+                        row = self._row(builder, x, first)
+                        for chain in chains:
+                            add(chain, self._at(builder, row, chain * self.panel), sums)
+                    with cgutils.for_range(builder, rest, intp=I64) as loop:
+                        add(0, self._row(builder, x, builder.add(whole, loop.index)), sums)
+                    values = [[builder.load(place) for place in places] for places in sums]
+                    while len(values) > 1:  # in pairs
+                        values = [[builder.fadd(*pair) for pair in zip(*two, strict=True)]
+                                  for two in zip(values[::2], values[1::2], strict=True)]
+                    self._store_tile(builder, columns, values[0], total)
 
         return simple(types.void(*[types.int64] * 4), emit)
+
+    def _row(self, builder, x, row):
+        return builder.add(x, builder.mul(row, I64(self.panel * self.scalar_bytes)))
+
+    def make_widen(self):
+        def emit(builder, source, count, target):
+            width = f"v{self.lanes}f{self.scalar_bytes * 8}"
+            kinds = [self.vector.as_pointer(), I32, ir.VectorType(I1, self.lanes), self.vector]
+            load = declared(builder, f"llvm.masked.load.{width}.p0{width}", self.vector, kinds)
+            zeros, places = ir.Constant(self.vector, None), ir.VectorType(I32, self.lanes)
+            for j in range(2):
+                last = builder.insert_element(ir.Constant(places, ir.Undefined), builder.trunc(count, I32), I32(0))
+                last = builder.shuffle_vector(last, ir.Constant(places, ir.Undefined), ir.Constant(places, None))
+                mask = builder.icmp_signed(
+                    "<", ir.Constant(places, [I32(j * self.lanes + i) for i in range(self.lanes)]), last)
+                first = builder.inttoptr(self._at(builder, source, j * self.lanes), self.vector.as_pointer())
+                value = builder.call(load, [first, I32(self.scalar_bytes), mask, zeros])
+                self._store(builder, value, self._at(builder, target, j * self.lanes))
+
+        return simple(types.void(*[types.int64] * 3), emit)

@@ -10,8 +10,8 @@ import numpy as np
 from ._context import CONTEXT, GRADIENT, UPDATE
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import SIZE, finite, fma, ints, real, reals, select
-from .optimizers import mean_square, ratio, update_shape
+from ._primitives import SIZE, flaw_in, fma, ints, real, reals, select
+from .optimizers import mean_square, ratio, update_shape, watched
 
 
 @kernel
@@ -29,19 +29,19 @@ def adagrad(w, sum, lr: float, lr_decay: float, weight_decay: float, initial_acc
     one = np.float64(1.0)
     rate, decay, floor = real(lr / (one + (update - 1) * lr_decay)), real(weight_decay), real(eps)
     initial = real(initial_accumulator_value)
-    bad = False
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
         before = select(update == 1, initial, squares[i])
-        sound = finite(fma(slope, slope, before))
+        sound, flaws = watched(flaws, fma(slope, slope, before))
         slope = select(sound, slope, 0.0)
         total = fma(slope, slope, before)
         squares[i] = total
         moved = select(slope == 0.0, 0.0, slope / (math.sqrt(total) + floor))
-        good = finite(fma(-rate, moved, weights[i])) & sound
-        bad |= not good
+        good, flaws = watched(flaws, fma(-rate, moved, weights[i]))
+        good &= sound
         weights[i] = fma(-rate, select(good, moved, 0.0), weights[i])
-    return int(bad)
+    return int(flaws < 0)
 
 
 @kernel
@@ -56,18 +56,18 @@ def adadelta(w, square_avg, acc_delta, lr: float, rho: float, eps: float, weight
     squares, deltas = reals(square_avg + low * SIZE, count), reals(acc_delta + low * SIZE, count)
     rate, decay, floor = real(lr), real(weight_decay), real(eps)
     old, new = real(rho), real(np.float64(1.0) - rho)
-    bad = False
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
-        sound, slope, v = mean_square(slope, squares[i], old, new)
+        flaws, _, slope, v = mean_square(flaws, slope, squares[i], old, new)
         squares[i] = v
         moved = select(slope == 0.0, 0.0, math.sqrt(deltas[i] + floor) / math.sqrt(v + floor) * slope)
-        good = finite(fma(old, deltas[i], new * moved * moved)) & finite(fma(-rate, moved, weights[i]))
-        moved = select(good, moved, 0.0)
-        bad |= not (good & sound)
+        near, flaws = watched(flaws, fma(old, deltas[i], new * moved * moved))
+        good, flaws = watched(flaws, fma(-rate, moved, weights[i]))
+        moved = select(good & near, moved, 0.0)
         deltas[i] = fma(old, deltas[i], new * moved * moved)
         weights[i] = fma(-rate, moved, weights[i])
-    return int(bad)
+    return int(flaws < 0)
 
 
 @kernel
@@ -96,10 +96,10 @@ def rmsprop(w, square_avg, grad_avg, momentum_buffer, lr: float, alpha: float, e
 
 def rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, centered, heavy):
     """Update `count` elements, with `means` if centered, with `memory` if heavy; 1 if one would not be finite."""
-    bad = False
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
-        sound, slope, v = mean_square(slope, squares[i], old, new)
+        flaws, sound, slope, v = mean_square(flaws, slope, squares[i], old, new)
         squares[i] = v
         if centered:
             m = fma(new, slope - means[i], means[i])
@@ -108,13 +108,14 @@ def rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, fl
             v = select(v < 0.0, 0.0, v)
         moved = select(slope == 0.0, 0.0, slope / (math.sqrt(v) + floor))
         if heavy:
-            sound &= finite(fma(kept, memory[i], moved))
+            light, flaws = watched(flaws, fma(kept, memory[i], moved))
+            sound &= light
             moved = fma(kept, memory[i], select(sound, moved, 0.0))
             memory[i] = moved
-        good = finite(fma(-rate, moved, weights[i])) & sound
-        bad |= not good
+        good, flaws = watched(flaws, fma(-rate, moved, weights[i]))
+        good &= sound
         weights[i] = fma(-rate, select(good, moved, 0.0), weights[i])
-    return int(bad)
+    return int(flaws < 0)
 
 
 def _adagrad_reference(attributes, update, w, g, total):

@@ -12,8 +12,8 @@ from ._context import CONTEXT, GRADIENT, UPDATE
 from ._jit import kernel
 from ._op import Op, register
 from ._panels import nothing
-from ._primitives import SIZE, finite, fma, ints, real, reals, select
-from .optimizers import mean_square, ratio, update_shape
+from ._primitives import SIZE, flaw_in, fma, ints, real, reals, select
+from .optimizers import mean_square, ratio, update_shape, watched
 
 
 @kernel
@@ -38,21 +38,31 @@ def adam(w, exp_avg, exp_avg_sq, max_exp_avg_sq, lr: float, beta1: float, beta2:
     new1, new2, floor = real(one - beta1), real(one - beta2), real(eps)
     old2, same = real(beta2), nothing(context)
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
-    bad = False
+    if max_exp_avg_sq:  # a loop for each case: one that chooses in its body is not always vectorised
+        return adam_loop(count, weights, slopes, means, squares, largest, step, spread, new1, new2, old2, floor, same,
+                         added, shrink, 1)
+    return adam_loop(count, weights, slopes, means, squares, largest, step, spread, new1, new2, old2, floor, same,
+                     added, shrink, 0)
+
+
+def adam_loop(count, weights, slopes, means, squares, largest, step, spread, new1, new2, old2, floor, same, added,
+              shrink, amsgrad):
+    """Update `count` elements; 1 if one would not be finite."""
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
-        sound, slope, m, v = moments(slope, means[i], squares[i], new1, old2, new2)
+        flaws, sound, slope, m, v = moments(flaws, slope, means[i], squares[i], new1, old2, new2)
         means[i] = m
         squares[i] = v
-        if max_exp_avg_sq:
+        if amsgrad:
             v = select(v > largest[i], v, largest[i])
             largest[i] = v + same
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), spread, floor))
         weight = fma(-step, moved, weights[i] * shrink)
-        good = finite(weight) & sound
-        bad |= not good
+        good, flaws = watched(flaws, weight)
+        good &= sound
         weights[i] = select(good, weight, weights[i]) + same
-    return int(bad)
+    return int(flaws < 0)
 
 
 @kernel
@@ -66,10 +76,10 @@ def adamax(w, exp_avg, exp_inf, lr: float, beta1: float, beta2: float, eps: floa
     one = np.float64(1.0)
     step, new1, old2 = real(lr / (one - power(beta1, cells[UPDATE]))), real(one - beta1), real(beta2)
     added, floor = real(weight_decay), real(eps)
-    bad = False
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
-        sound = finite(slope - means[i])
+        sound, flaws = watched(flaws, slope - means[i])
         m = fma(new1, select(sound, slope - means[i], 0.0), means[i])
         slope = select(sound, slope, 0.0)
         size, before = select(slope < 0.0, -slope, slope) + floor, old2 * norms[i]
@@ -77,10 +87,10 @@ def adamax(w, exp_avg, exp_inf, lr: float, beta1: float, beta2: float, eps: floa
         means[i] = m
         norms[i] = u
         moved = select(m == 0.0, 0.0, m / u)
-        good = finite(fma(-step, moved, weights[i])) & sound
-        bad |= not good
+        good, flaws = watched(flaws, fma(-step, moved, weights[i]))
+        good &= sound
         weights[i] = fma(-step, select(good, moved, 0.0), weights[i])
-    return int(bad)
+    return int(flaws < 0)
 
 
 @kernel
@@ -101,19 +111,19 @@ def nadam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     spread = real(one / math.sqrt(one - power(beta2, cells[UPDATE])))
     new1, new2, old2, floor = real(one - beta1), real(one - beta2), real(beta2), real(eps)
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
-    bad, same = False, nothing(context)
+    flaws, same = flaw_in(0, 0.0), nothing(context)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
-        sound, slope, m, v = moments(slope, means[i], squares[i], new1, old2, new2)
+        flaws, sound, slope, m, v = moments(flaws, slope, means[i], squares[i], new1, old2, new2)
         means[i] = m
         squares[i] = v
         step = fma(of_slope, slope, of_mean * m)
         moved = select(step == 0.0, 0.0, step / fma(math.sqrt(v), spread, floor))
         weight = weights[i] * shrink - moved
-        good = finite(weight) & sound
-        bad |= not good
+        good, flaws = watched(flaws, weight)
+        good &= sound
         weights[i] = select(good, weight, weights[i]) + same
-    return int(bad)
+    return int(flaws < 0)
 
 
 @kernel
@@ -140,18 +150,18 @@ def radam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     step = real(rate)
     new1, new2, old2 = real(one - beta1), real(one - beta2), real(beta2)
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
-    bad, same = False, nothing(context)
+    flaws, same = flaw_in(0, 0.0), nothing(context)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
-        sound, slope, m, v = moments(slope, means[i], squares[i], new1, old2, new2)
+        flaws, sound, slope, m, v = moments(flaws, slope, means[i], squares[i], new1, old2, new2)
         means[i] = m
         squares[i] = v
         moved = select(m == 0.0, 0.0, m / fma(math.sqrt(v), steep, floor))
         weight = fma(-step, moved, weights[i] * shrink)
-        good = finite(weight) & sound
-        bad |= not good
+        good, flaws = watched(flaws, weight)
+        good &= sound
         weights[i] = select(good, weight, weights[i]) + same
-    return int(bad)
+    return int(flaws < 0)
 
 
 @kernel
@@ -166,19 +176,19 @@ def lion(w, exp_avg, lr: float, beta1: float, beta2: float, weight_decay: float,
     means = reals(exp_avg + low * SIZE, count)
     one = np.float64(1.0)
     rate, new1, new2, shrink = real(lr), real(one - beta1), real(one - beta2), real(one - lr * weight_decay)
-    bad, same = False, nothing(context)
+    flaws, same = flaw_in(0, 0.0), nothing(context)
     for i in range(count):
         mean = means[i]
-        sound = finite(slopes[i] - mean)
+        sound, flaws = watched(flaws, slopes[i] - mean)
         change = select(sound, slopes[i] - mean, 0.0)
         aim = fma(new1, change, mean)
         means[i] = fma(new2, change, mean)
         moved = select(aim > 0.0, rate, select(aim < 0.0, -rate, 0.0))
         weight = weights[i] * shrink - moved
-        good = finite(weight) & sound
-        bad |= not good
+        good, flaws = watched(flaws, weight)
+        good &= sound
         weights[i] = select(good, weight, weights[i]) + same
-    return int(bad)
+    return int(flaws < 0)
 
 
 def decays(weight_decay, lr, decoupled):
@@ -188,10 +198,10 @@ def decays(weight_decay, lr, decoupled):
     return real(weight_decay), real(1.0)
 
 
-def moments(slope, mean, square, new1, old2, new2):
-    """(whether the mean of squares stays finite, the slope, or 0 where it does not, the new mean, that of squares)."""
-    sound, slope, square = mean_square(slope, square, old2, new2)
-    return sound, slope, fma(new1, slope - mean, mean), square
+def moments(flaws, slope, mean, square, new1, old2, new2):
+    """As `mean_square`, with the new mean before that of squares."""
+    flaws, sound, slope, square = mean_square(flaws, slope, square, old2, new2)
+    return flaws, sound, slope, fma(new1, slope - mean, mean), square
 
 
 def power(base, exponent):

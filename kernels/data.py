@@ -5,7 +5,7 @@ A check fails where a number of the batch is not in its range; standing first, i
 
 from ._context import BATCH, CONTEXT, START
 from ._jit import kernel
-from ._primitives import PANEL, SIZE, copy, ints, real, reals
+from ._primitives import PANEL, SIZE, copy, ints, real, reals, widen
 
 
 def row_of(order, place):
@@ -23,7 +23,7 @@ def gather(source, source_cols, order, y, y_panel, context, low, high):
         row = row_of(order, start + i)
         for first in range(0, source_cols, PANEL):
             place = y + (first // PANEL * y_panel + i * PANEL) * SIZE
-            copy(place, source + (row * source_cols + first) * SIZE, min(PANEL, source_cols - first))
+            widen(source + (row * source_cols + first) * SIZE, min(PANEL, source_cols - first), place)
     return 0
 
 

@@ -14,9 +14,11 @@ hold anything: no element of a result is made of them, and the gradient's are se
 from ._context import BATCH, CONTEXT, SCRATCH, ZEROS
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import LANES, PANEL, SIZE, add_rows, call, ints, reals, transpose
+from ._primitives import LANES, PANEL, SIZE, TILE, add_rows, call, copy, ints, reals, transpose, widen
 from .gemm import gemm, gemm_transposed
 from .parameters import update
+
+DENSE_GROUP = 4  # units that the optimizer takes at once
 
 
 @kernel
@@ -63,33 +65,61 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width
                              chain, context, low, high):
     """dW and dbias for units [low, high), then the optimizer `chain` on the elements of each unit.
 
-    A unit is PANEL rows of one panel of W; the last unit of a panel takes the bias row along. The gradient goes to
-    `gradient`, which is laid out as all parameters are, or, where that is 0, no further than the worker's scratch; it
-    is added to what is there if that is `onto`, for parameters that are used several times.
-    `w_first` is the place of this layer's first element among all parameters.
+    A unit is PANEL rows of one panel of W; the last unit of a panel takes the bias row along. The gradient of up to
+    DENSE_GROUP units that follow each other is made in the worker's scratch. It goes to `gradient`, which is laid out
+    as all parameters are, or, where that is 0, no further; it is added to what is there if that is `onto`, for
+    parameters that are used several times. `w_first` is the place of this layer's first element among all parameters.
     """
     cells = ints(context, CONTEXT)
-    batch, zeros, scratch = cells[BATCH], cells[ZEROS], cells[SCRATCH]
+    batch, scratch = cells[BATCH], cells[SCRATCH]
     strips = dense_strips(x_cols)
     status = 0
-    for unit in range(low, high):
+    unit = low
+    while unit < high:
         panel, strip = unit // strips, unit % strips
-        rows = min(PANEL, x_cols - strip * PANEL)
+        group = min(DENSE_GROUP, strips - strip, high - unit)
         column, width = dy + panel * dy_panel * SIZE, min(PANEL, dy_width - panel * PANEL)
         columns = min(PANEL, dy_cols - panel * PANEL)
-        begin = w_first + (panel * (x_cols + 1) + strip * PANEL) * PANEL
-        target = gradient + begin * SIZE if gradient and not onto else scratch
-        gemm_transposed(x + strip * x_panel * SIZE, column, target, zeros, 0, batch, width // LANES, context, 0, rows)
-        if bias and strip == strips - 1:
-            add_rows(column, batch, width // LANES, target + rows * PANEL * SIZE)
+        rows = min(group * PANEL, x_cols - strip * PANEL)
+        for first in range(0, rows, PANEL):
+            inputs = x + (strip * PANEL + first) // PANEL * x_panel * SIZE
+            _unit_gradient(inputs, column, scratch + first * PANEL * SIZE, batch, min(PANEL, rows - first), columns,
+                           context)
+        if bias and strip + group == strips:
+            add_rows(column, batch, width // LANES, scratch + rows * PANEL * SIZE)
             rows += 1
         if columns < PANEL:
             for i in range(rows):
-                line = reals(target + i * PANEL * SIZE, PANEL)
-                for j in range(columns, PANEL):
-                    line[j] = 0.0
-        status |= update(chain, target, begin, rows * PANEL, onto, context)
+                widen(scratch + i * PANEL * SIZE, columns, scratch + i * PANEL * SIZE)
+        begin = w_first + (panel * (x_cols + 1) + strip * PANEL) * PANEL
+        place = scratch
+        if gradient and not onto:
+            place = gradient + begin * SIZE
+            copy(place, scratch, rows * PANEL)
+        status |= update(chain, place, begin, rows * PANEL, onto, context)
+        unit += group
     return status
+
+
+def _unit_gradient(x, dy, target, batch, rows, columns, context):
+    """`rows` x `columns` of dW; few columns as the transpose of dY' X, whose tiles are as wide as the unit is high.
+
+    May write as many rows as fill the last vector.
+    """
+    zeros = ints(context, CONTEXT)[ZEROS]
+    if rows > columns and (columns <= TILE or LANES < columns <= 2 * TILE):
+        turned = ints(context, CONTEXT)[SCRATCH] + dense_scratch(PANEL, LANES) * SIZE
+        gemm_transposed(dy, x, turned, zeros, 0, batch, -(-rows // LANES), context, 0, columns)
+        for i in range(0, rows, LANES):
+            for j in range(0, columns, LANES):
+                transpose(turned + (j * PANEL + i) * SIZE, PANEL, target + (i * PANEL + j) * SIZE, PANEL)
+    else:
+        gemm_transposed(x, dy, target, zeros, 0, batch, -(-columns // LANES), context, 0, rows)
+
+
+def dense_scratch(panel, lanes):
+    """Numbers that the gradient of a group takes: whole vectors of rows and the bias. A turned unit stands after it."""
+    return (DENSE_GROUP * panel + lanes) * panel
 
 
 def dense_strips(inputs):

@@ -11,7 +11,7 @@ was cut. Blocks of _BLOCK steps of k keep what several tiles read in the first-l
 """
 
 from ._jit import kernel
-from ._primitives import LANES, PANEL, SIZE, TILE, tile, tile_transposed
+from ._primitives import LANES, NARROW, PANEL, SHALLOW, SIZE, TILE, outer, tile, tile_transposed
 
 PLAIN, POSITIVE, WHERE_POSITIVE = 0, 1, 2  # what `finish` may be: see `tile`
 _BLOCK = 256
@@ -37,8 +37,9 @@ def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, fini
             if k > 0:
                 start_now, start_step = c_now, PANEL
             a_now, b_now = a + k // PANEL * a_panel * SIZE, b + (panel * b_panel + k * PANEL) * SIZE
-            for m in range(low, high, TILE):
-                tile(min(TILE, high - m), vectors, block, a_now + m * PANEL * SIZE, a_panel, b_now,
+            height = tile_height(vectors)
+            for m in range(low, high, height):
+                tile(min(height, high - m), vectors, block, a_now + m * PANEL * SIZE, a_panel, b_now,
                      c_now + m * PANEL * SIZE, start_now + m * start_step * SIZE, start_step, last,
                      mask_now + m * PANEL * SIZE)
         k += _BLOCK
@@ -64,12 +65,24 @@ def gemm_stack(a, a_panel, b, b_panel, c, c_panel, start, depth, width, rows, co
 @kernel
 def gemm_transposed(a, b, c, start, start_row, depth, vectors, context, low, high):
     """Compute rows [low, high) of C, one panel of 1 or 2 vectors, from columns [low, high) of the panel A."""
+    if 0 < depth <= SHALLOW:
+        outer(high - low, vectors, depth, a + low * SIZE, b, c + low * PANEL * SIZE, start + low * start_row * SIZE,
+              start_row)
+        return 0
+    height = tile_height(vectors)
     k = 0
     while k == 0 or k < depth:
         block = min(_BLOCK, depth - k)
         start_now, start_step = (c, PANEL) if k > 0 else (start, start_row)
-        for m in range(low, high, TILE):
-            tile_transposed(min(TILE, high - m), vectors, block, a + (k * PANEL + m) * SIZE, b + k * PANEL * SIZE,
+        for m in range(low, high, height):
+            tile_transposed(min(height, high - m), vectors, block, a + (k * PANEL + m) * SIZE, b + k * PANEL * SIZE,
                             c + m * PANEL * SIZE, start_now + m * start_step * SIZE, start_step)
         k += _BLOCK
     return 0
+
+
+def tile_height(vectors):
+    """Rows of a tile so many vectors wide."""
+    if vectors == 1:
+        return NARROW
+    return TILE

@@ -16,7 +16,7 @@ import numpy as np
 from ._context import CONTEXT, GRADIENT, UPDATE
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import SIZE, finite, fma, ints, real, reals, select
+from ._primitives import SIZE, finite, flaw_in, fma, ints, real, reals, select
 
 
 @kernel
@@ -31,14 +31,13 @@ def sgd(w, momentum_buffer, lr: float, momentum: float, dampening: float, weight
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
     rate, decay = real(lr), real(weight_decay)
-    bad = False
+    flaws = flaw_in(0, 0.0)
     if not momentum_buffer:
         for i in range(count):
             step = fma(decay, weights[i], slopes[i])
-            good = finite(fma(-rate, step, weights[i]))
-            bad |= not good
+            good, flaws = watched(flaws, fma(-rate, step, weights[i]))
             weights[i] = fma(-rate, select(good, step, 0.0), weights[i])
-        return int(bad)
+        return int(flaws < 0)
     memory = reals(momentum_buffer + low * SIZE, count)
     kept, taken = real(momentum), real(1.0 - dampening)
     if first:
@@ -49,15 +48,15 @@ def sgd(w, momentum_buffer, lr: float, momentum: float, dampening: float, weight
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
         before = select(first, 0.0, memory[i])
-        sound = finite(fma(kept, before, taken * slope))
+        sound, flaws = watched(flaws, fma(kept, before, taken * slope))
         slope = select(sound, slope, 0.0)
         speed = fma(kept, before, taken * slope)
         memory[i] = speed
         step = fma(own, speed, ahead * slope)
-        good = finite(fma(-rate, step, weights[i])) & sound
-        bad |= not good
+        good, flaws = watched(flaws, fma(-rate, step, weights[i]))
+        good &= sound
         weights[i] = fma(-rate, select(good, step, 0.0), weights[i])
-    return int(bad)
+    return int(flaws < 0)
 
 
 @kernel
@@ -74,15 +73,14 @@ def asgd(w, ax, lr: float, slowing: float, mu: float, lambd: float, weight_decay
     eta = lr / slowing
     rate, decay, share = real(eta), real(weight_decay), real(mu)
     shrink = real(np.float64(1.0) - lambd * eta)
-    bad = False
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
-        good = finite(fma(-rate, slope, weights[i] * shrink))
-        bad |= not good
+        good, flaws = watched(flaws, fma(-rate, slope, weights[i] * shrink))
         moved = fma(-rate, select(good, slope, 0.0), weights[i] * select(good, shrink, 1.0))
         weights[i] = moved
         averages[i] = select(share == 1.0, moved, fma(share, moved - averages[i], averages[i]))
-    return int(bad)
+    return int(flaws < 0)
 
 
 @kernel
@@ -100,9 +98,9 @@ def rprop(w, prev, step_size, lr: float, etaminus: float, etaplus: float, step_s
     before, steps = reals(prev + low * SIZE, count), reals(step_size + low * SIZE, count)
     initial, shrink, grow = real(lr), real(etaminus), real(etaplus)
     least, most = real(step_size_min), real(step_size_max)
-    bad = False
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
-        sound = finite(slopes[i])
+        sound, flaws = watched(flaws, slopes[i])
         slope = select(sound, slopes[i], 0.0)
         product = slope * select(first, 0.0, before[i])
         factor = select(product > 0.0, grow, select(product < 0.0, shrink, 1.0))
@@ -112,20 +110,24 @@ def rprop(w, prev, step_size, lr: float, etaminus: float, etaplus: float, step_s
         before[i] = slope
         steps[i] = step
         moved = select(slope > 0.0, step, select(slope < 0.0, -step, 0.0))
-        good = finite(weights[i] - moved)
-        bad |= not (good & sound)
+        good, flaws = watched(flaws, weights[i] - moved)
         weights[i] = weights[i] - select(good, moved, 0.0)
-    return int(bad)
+    return int(flaws < 0)
 
 
 # Reference: (attributes, update, w, gradient, *present states) -> (w, *present states).
 
 
-def mean_square(slope, square, old, new):
-    """(whether old square + new slope^2 is finite, the slope, or 0 where it is not, the mean with it)."""
+def watched(flaws, x):
+    """(whether x is finite, `flaws` with it)."""
+    return finite(x), flaw_in(flaws, x)
+
+
+def mean_square(flaws, slope, square, old, new):
+    """(flaws, whether old square + new slope^2 is finite, the slope, or 0 where it is not, the mean with it)."""
     after = fma(old, square, new * slope * slope)
-    sound = finite(after)
-    return sound, select(sound, slope, 0.0), select(sound, after, old * square)
+    sound, flaws = watched(flaws, after)
+    return flaws, sound, select(sound, slope, 0.0), select(sound, after, old * square)
 
 
 def _sgd_reference(attributes, update, w, g, velocity=None):
