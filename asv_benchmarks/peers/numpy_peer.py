@@ -83,16 +83,17 @@ class Training(Steps):
 
 
 class Predict(Prediction):
-    """Outputs for an array."""
+    """Outputs for an array; what is between is kept in the same arrays."""
 
     def __init__(self, task, threads):
-        x, layers, regression = data(task)[0][0], weights(task.workload), task.workload.regression
-        *hidden, last = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
+        x, regression = data(task)[0][0], task.workload.regression
+        *hidden, last = [(np.ascontiguousarray(weight.T), bias, np.empty((task.rows, len(bias)), np.float32))
+                         for weight, bias in weights(task.workload)]
 
         def call():
             value = x
-            for weight, bias in hidden:
-                value = value @ weight
+            for weight, bias, values in hidden:
+                value = np.matmul(value, weight, out=values)
                 value += bias
                 _activate(regression, value)
             value = value @ last[0]

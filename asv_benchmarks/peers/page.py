@@ -34,8 +34,8 @@ the same rounds: above 1 hotloop is faster. The fastest of a column is bold.
 """
 
 START = f"""
-Medians. The interpreter is part of each; net, optimizer and data are part of a step. "{EMPTY}" has no compiled
-kernels on disk.
+Medians. The interpreter is part of each; net, optimizer and data are part of a step. "{EMPTY}" has no
+compiled kernels on disk.
 """
 MEMORY = """
 The peak is what a run takes above interpreter, libraries and data; parameters, their two moments and activations must

@@ -24,15 +24,30 @@ class Entrant:
             self.process.start()
         theirs.close()
 
-    def ask(self, request):
-        """The answer to "results", "warm" or "round"; the process then sleeps."""
+    def send(self, request):
+        """Ask for "results", "warm" or "round"."""
         try:
             self.pipe.send(request)
+        except OSError:
+            self.fail()
+
+    def answer(self):
+        """What the process answers; it then sleeps."""
+        try:
             answer = self.pipe.recv()
         except (EOFError, OSError):
-            raise SystemExit(f"{self.name} failed; what it says stands above") from None
+            self.fail()
         self.settle()
         return answer
+
+    def ask(self, request):
+        """Ask, and wait for the answer."""
+        self.send(request)
+        return self.answer()
+
+    def fail(self):
+        """End the run, as the process has ended."""
+        raise SystemExit(f"{self.name} failed; what it says stands above") from None
 
     def settle(self):
         """Wait until no thread of the process runs: pools of threads spin for a while after their work."""
@@ -112,7 +127,9 @@ def measure(task, competitors, rounds):
     try:
         for competitor in competitors:
             entrants.append(Entrant(competitor, task))
-        errors = {entrant.name: check(task, entrant.name, *entrant.ask("results")) for entrant in entrants}
+        for entrant in entrants:  # all at once: they import and compile, and nothing is timed yet
+            entrant.send("results")
+        errors = {entrant.name: check(task, entrant.name, *entrant.answer()) for entrant in entrants}
         for entrant in entrants:
             entrant.ask("warm")
         times, asleep = interleave(entrants, rounds)

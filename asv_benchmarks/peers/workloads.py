@@ -9,7 +9,7 @@ import numpy as np
 
 RATES = {"sgd": 0.01, "adam": 1e-3}
 STEPS = 10  # whose losses are compared before anything is timed
-EPOCH_FLOPS, EPOCH_BATCHES = 2e10, (4, 1000)  # an epoch is about a fifth of a second's work
+EPOCH_FLOPS, EPOCH_BATCHES = 1e10, (4, 1000)  # an epoch is about a tenth of a second's work
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Task:
 
     @classmethod
     def training(cls, workload, optimizer):
-        """Training with batches enough for an epoch that fills a fifth of a second."""
+        """Training with batches enough for an epoch that takes a tenth of a second."""
         least, most = EPOCH_BATCHES
         batches = max(least, min(most, int(EPOCH_FLOPS / cls(workload, optimizer, workload.batch).flops)))
         return cls(workload, optimizer, workload.batch, 1 if workload.regression else batches)
