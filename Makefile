@@ -21,7 +21,7 @@ test: .venv/.test
 bench: .venv/.bench
 	$(BIN)/python -m asv_benchmarks.peers --quick
 
-# TORCH=1 installs torch first, in its largest build; a smaller one that is there already takes part as well.
+# TORCH=1 installs PyPI's torch first, on Linux with gigabytes of CUDA; one that is there already takes part without it.
 peers: .venv/.peers
 	$(if $(TORCH),$(BIN)/pip install -qq --disable-pip-version-check torch==2.13.0)
 	$(BIN)/python -m asv_benchmarks.peers --write
