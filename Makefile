@@ -3,7 +3,7 @@ BIN = .venv/bin
 
 CASES = computation_graphs descent stochastic_descent backpropagation training_loop regression_and_classification
 
-.PHONY: train examples figures test bench lint
+.PHONY: train examples figures test bench peers lint
 .NOTPARALLEL:
 
 train: .venv/.examples
@@ -19,7 +19,12 @@ test: .venv/.test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 bench: .venv/.bench
-	$(BIN)/python asv_benchmarks/steps.py
+	$(BIN)/python -m asv_benchmarks.peers --quick
+
+# TORCH=1 installs PyPI's torch first, on Linux with gigabytes of CUDA; one that is there already takes part without it.
+peers: .venv/.peers
+	$(if $(TORCH),$(BIN)/pip install -qq --disable-pip-version-check torch==2.13.0)
+	$(BIN)/python -m asv_benchmarks.peers --write
 
 lint: .venv/.lint
 	$(BIN)/ruff check

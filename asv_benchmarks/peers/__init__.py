@@ -1,0 +1,1 @@
+"""hotloop beside its peers: `python -m asv_benchmarks.peers --help`."""

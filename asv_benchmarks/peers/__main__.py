@@ -1,0 +1,111 @@
+"""Time hotloop beside its peers on the CPU: training steps, predictions, the start of a process, memory.
+
+    python -m asv_benchmarks.peers [train] [predict] [start] [memory] [--only tiny,30-40-5@17] [--write]
+    python -m asv_benchmarks.peers --quick      # a minute or two: SGD on three nets, three rounds
+
+Results are checked before anything is timed. Everyone has a process of its own, which sleeps while another one is
+timed; rounds go in turns; what is printed are medians, and as the ratio to hotloop the median of the rounds' ratios.
+Who is not installed is named and left out. docs/peers.md says the rest.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from .competitor import competitors, cores
+from .facts import facts
+from .figures import dump, result
+from .page import memory_table, start_table
+from .reference import WrongResultError
+from .report import screen
+from .workloads import WORKLOADS, Task, workload
+
+PARTS = ("train", "predict", "start", "memory")
+ROWS = (1, 32, 1024)  # of a prediction
+QUICK = {"parts": PARTS[:1], "only": "tiny,small,mnist", "optimizer": "sgd", "rounds": 3}
+FULL = {"parts": PARTS, "only": ",".join(WORKLOADS), "optimizer": "sgd,adam", "rounds": 7}
+
+
+def command_line(arguments):
+    """The options, names resolved."""
+    parser = argparse.ArgumentParser("python -m asv_benchmarks.peers", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all of them, if none is named")
+    parser.add_argument("--only", help="nets by name, or widths and batch such as 30-40-5@17, with commas between")
+    parser.add_argument("--optimizer", help="sgd,adam")
+    parser.add_argument("--threads", default=",".join(map(str, sorted({1, cores()}))), help="numbers to try: 1,2")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--all", nargs="?", const=FULL["only"], default="", metavar="NETS",
+                        help="torch.compile, too, for all nets or those named")
+    parser.add_argument("--quick", action="store_true", help="few rounds of three nets' training")
+    parser.add_argument("--write", action="store_true", help="write README, docs/peers.md, peers.json and speed.png")
+    parser.add_argument("--json", metavar="FILE", help="write all rounds to a file")
+    parser.add_argument("--read", metavar="FILE", help="time nothing, take the rounds from such a file")
+    options = parser.parse_args(arguments)
+    for name, value in (QUICK if options.quick else FULL).items():
+        setattr(options, name, getattr(options, name) or value)
+    try:
+        options.nets, options.compiled = ([workload(name) for name in names.split(",") if name]
+                                          for names in (options.only, options.all))
+        options.threads = sorted({int(count) for count in options.threads.split(",")})
+    except ValueError as error:
+        parser.error(str(error))
+    options.optimizers = options.optimizer.split(",")
+    if not set(options.optimizers) <= {"sgd", "adam"} or options.threads[0] < 1 or options.rounds < 1:
+        parser.error("--optimizer takes sgd and adam, --threads and --rounds numbers from 1 on")
+    return options
+
+
+def tasks(options):
+    """What to time, in order."""
+    found = [Task.training(net, optimizer) for optimizer in options.optimizers for net in options.nets
+             if "train" in options.parts and not (net.regression and optimizer == "sgd")]
+    return found + [Task(net, "predict", rows) for rows in ROWS for net in options.nets if "predict" in options.parts]
+
+
+def measure(options, command):
+    """The record of everything that the options ask for."""
+    from . import memory, startup, timer
+
+    record = {"facts": facts(command, options.rounds), "absent": [], "results": []}
+    for task in tasks(options):
+        entered = competitors(task.goal, options.threads, task.workload in options.compiled)
+        absent = {f"{one.name} (needs {', '.join(one.missing)})": None for one in entered if one.missing}
+        record["absent"] = list(dict.fromkeys([*record["absent"], *absent]))
+        measured = timer.measure(task, [one for one in entered if not one.missing], options.rounds)
+        record["results"].append(result(task, measured))
+        print(screen(record["results"][-1]), flush=True)
+    if "start" in options.parts:
+        record["start"] = startup.measure(options.rounds, options.threads)
+        print(start_table(record["start"]))
+    if "memory" in options.parts:
+        record["memory"] = memory.measure()
+        print(memory_table(record["memory"]))
+    for name in record["absent"]:
+        print(f"not installed: {name}")
+    return record
+
+
+def main():
+    """Time and tell, or tell again."""
+    options = command_line(sys.argv[1:])
+    if options.write:
+        from .documents import write  # before the rounds: it needs matplotlib
+    if options.read:
+        record = json.loads(Path(options.read).read_text("utf-8"))
+        print("\n".join(map(screen, record["results"])))
+    else:
+        try:
+            record = measure(options, f"python -m asv_benchmarks.peers {shlex.join(sys.argv[1:])}".strip())
+        except WrongResultError as error:
+            raise SystemExit(f"wrong results, so nothing more is timed: {error}") from None
+    if options.json:
+        Path(options.json).write_text(dump(record), "utf-8")
+    if options.write:
+        write(record)
+
+
+if __name__ == "__main__":
+    main()
