@@ -38,10 +38,12 @@ def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, fini
                 start_now, start_step = c_now, PANEL
             a_now, b_now = a + k // PANEL * a_panel * SIZE, b + (panel * b_panel + k * PANEL) * SIZE
             height = tile_height(vectors)
-            for m in range(low, high, height):
+            m = low
+            while m < high:  # `range` would divide by the height
                 tile(min(height, high - m), vectors, block, a_now + m * PANEL * SIZE, a_panel, b_now,
                      c_now + m * PANEL * SIZE, start_now + m * start_step * SIZE, start_step, last,
                      mask_now + m * PANEL * SIZE)
+                m += height
         k += _BLOCK
     return 0
 
@@ -74,9 +76,11 @@ def gemm_transposed(a, b, c, start, start_row, depth, vectors, context, low, hig
     while k == 0 or k < depth:
         block = min(_BLOCK, depth - k)
         start_now, start_step = (c, PANEL) if k > 0 else (start, start_row)
-        for m in range(low, high, height):
+        m = low
+        while m < high:
             tile_transposed(min(height, high - m), vectors, block, a + (k * PANEL + m) * SIZE, b + k * PANEL * SIZE,
                             c + m * PANEL * SIZE, start_now + m * start_step * SIZE, start_step)
+            m += height
         k += _BLOCK
     return 0
 
