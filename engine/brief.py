@@ -1,55 +1,61 @@
-"""Runs of some microseconds: whatever a program needs for a small batch is there before the batch is."""
+"""Runs of micro- to milliseconds: whatever a program needs for a batch is there before the batch is."""
 
 import numpy as np
 
 from hotloop.kernels import _jit, data, walk
 
 from .cpu_backend import address, bits
+from .interrupts import deferred_interrupts
+from .team import Team
 
 DONE, FAILED, OVERFLOWED = walk.DONE, walk.FAILED, walk.OVERFLOWED  # places in `shared`, read after a run
 
-_MOST_ROWS = 256
-_WORK = 3e6  # floating-point operations, less than two workers' worth: others wait for the GIL meanwhile
-_BYTES = 2**17  # of the arrays of a batch, which are copied
+_MOST_ROWS = 4096
+_WORK = 2e8  # floating-point operations
+_KEPT = 3e6  # the same, up to where others may wait for the GIL meanwhile
+_BYTES = 2**22  # of the arrays of a batch
+_COPIED = 2**14  # bytes of an array up to which a copy takes less time than finding out where it lies
 
 
 def most_rows(program, ranges):
     """Rows of the largest batch of such arrays (see `Objective.ranges`) to run in brief; 0 where none is small."""
     columns = sum(columns or 2 for _, columns, _ in ranges)
+    columns += sum(node.shape[1] for node in program.predictions.values())
     return int(min(_MOST_ROWS, _WORK // max(program.flops, 1), _BYTES // (columns * program.layout.dtype.itemsize)))
 
 
 class Brief:
-    """A program bound for batches of up to `most` rows, which one compiled call checks and runs.
+    """A program bound for calls of up to `most` rows, each of which one compiled call checks and runs.
 
-    A batch is copied to fixed places. The first phase looks whether its numbers are in their ranges, before anything is
-    changed; then the program's own follow. The call keeps the GIL. What does not pass, or is no array of the right
-    kind and shape, is the affair of the general path, which takes anything and words what is wrong.
+    What is small is copied to fixed places. The first phase looks whether the numbers are in their ranges, before
+    anything is changed; then the program's own follow. Calls of a few microseconds keep the GIL. What does not pass, or
+    is no array of the right kind and shape, is the affair of the general path, which takes anything and words what is
+    wrong.
 
-    bound: the program, bound for this alone. ranges: of the arrays, see `Objective.ranges`. least: rows that a batch
-    must have. strict: whether a loss that is not finite ends the run before the update.
+    bound: the program, bound for this alone; it takes as many rows at once as it has capacity for. ranges: of the
+    arrays, see `Objective.ranges`. least: rows that a batch must have. strict: whether a loss that is not finite ends
+    the run before the update. threads: the most workers, None for all cores.
     """
 
-    def __init__(self, bound, ranges, least, strict):
-        self.bound, self.least, self.most = bound, least, bound.capacity
+    def __init__(self, bound, most, ranges, least, strict, threads):
+        self.bound, self.least, self.most, self.threads = bound, least, most, threads
         self.checks = self._checks(ranges)
-        self.inputs = []  # of each array: dtype, kinds it is made from, where a batch goes by its rows' shape
+        self.inputs = []  # of each: dtype, kinds it is made from, where a batch goes by its rows' shape, cells, address
         most = self.most
         arrays = {name: np.zeros((most, node.shape[1]), bound.dtype)
                   for name, node in bound.program.predictions.items()}
         self.results = arrays.get("prediction")
+        self.results_address = address(self.results)
         for name, columns, _ in ranges:
             arrays[name] = array = np.zeros((most, columns) if columns else most, bound.dtype if columns else np.int64)
             places = {array.shape[1:]: array}
             if columns == 1 and name != "x":
                 places[()] = array[:, 0]
-            self.inputs.append((array.dtype, "fiub" if columns else "iu", places))
-        for row, cell, name in bound.externals:
-            bound.table[row, cell] = address(arrays.get(name))  # an epoch's order is none
-        for cell, name in self.checked:
-            self.checks[cell] = address(arrays[name])
-        self.arrays = arrays
+            self.inputs.append((array.dtype, "fiub" if columns else "iu", places, name, address(array)))
+        self.arrays, self.lies = arrays, {}  # where each array lies in this call
         self._prepare(strict)
+        for name in ("order", *arrays):  # an epoch's order is none
+            self._lie(name, address(arrays.get(name)))
 
     def _checks(self, ranges):
         """The rows that check arrays; the cells of their addresses come later."""
@@ -69,7 +75,7 @@ class Brief:
         bound = self.bound
         phase = [(walk.UNITS, address(self.checks), len(self.checks), len(self.checks))] if len(self.checks) else []
         self.phases = np.array([*phase, *bound.phases.tolist()], np.int64)
-        self.loss = np.zeros(1)
+        self.loss = np.zeros(-(-self.most // bound.capacity))
         self.job = bound.job.copy()
         values = {"phases": address(self.phases), "phase_count": len(self.phases), "steps": 1, "update": 1,
                   "block": bound.block, "strict": strict, "goal": bits(float("-inf")), "workers": 1,
@@ -77,20 +83,28 @@ class Brief:
         cells = {name: cell for cell, name in enumerate(_jit.operands(walk.walk), _jit.HEADER)}
         for name, value in values.items():
             self.job[cells[name]] = value
-        self.rows_cell, self.batch_cell, self.update_cell = cells["rows"], cells["batch"], cells["update"]
-        self.rows, self.job_address = 0, address(self.job)
+        self.steps_cell, self.rows_cell, self.batch_cell = cells["steps"], cells["rows"], cells["batch"]
+        self.update_cell, self.workers_cell, self.contexts_cell = cells["update"], cells["workers"], cells["contexts"]
+        self.rows, self.workers, self.long, self.job_address = 0, 1, False, address(self.job)
+        self.team = Team(walk.walk, self.job, bound.shared)
         self.call = _jit.brief_caller(walk.walk, np.float32)
         # views that take a third of NumPy's time to read or write a number
         self.cells, self.shared, self.losses = memoryview(self.job), memoryview(bound.shared), memoryview(self.loss)
         table = bound.table.reshape(-1)
         self.integers, self.reals = memoryview(table), memoryview(table.view(np.float64))
         self.scalars = [(row * bound.width + cell, name) for row, cell, name in bound.scalars]
+        self.externals = {}  # cells of an array's address, in the table and in the checks
+        for row, cell, name in bound.externals:
+            self.externals.setdefault(name, []).append((self.integers, row * bound.width + cell))
+        checks = memoryview(self.checks.reshape(-1))
+        for (row, cell), name in self.checked:
+            self.externals[name].append((checks, row * bound.width + cell))
         self.set(bound.program.settings)
 
     def load(self, *arrays):
         """Copy a batch to its places; False, with nothing said of what is there then, where that cannot be done."""
         rows = 0
-        for array, (dtype, kinds, places) in zip(arrays, self.inputs, strict=True):
+        for array, (dtype, kinds, places, name, fixed) in zip(arrays, self.inputs, strict=True):
             if type(array) is not np.ndarray:
                 return False
             shape = array.shape
@@ -99,17 +113,63 @@ class Brief:
                 return False
             rows = shape[0]
             if array.dtype == dtype:
+                if array.nbytes > _COPIED and array.flags.c_contiguous and array.flags.aligned:
+                    self._lie(name, address(array))
+                    continue
                 place[:rows] = array
             elif array.dtype.kind in kinds:
                 with np.errstate(over="ignore"):  # what is too large for float32 is infinite then
                     place[:rows] = array
             else:
                 return False
+            self._lie(name, fixed)
         if rows != self.rows:
-            self.cells[self.rows_cell] = self.cells[self.batch_cell] = self.rows = rows
+            self._cut(rows)
         shared = self.shared
         shared[FAILED] = shared[OVERFLOWED] = shared[DONE] = 0
         return True
+
+    def _lie(self, name, place):
+        """Let the program and the checks find the array at an address."""
+        if self.lies.get(name) != place:
+            self.lies[name] = place
+            for cells, cell in self.externals.get(name, ()):
+                cells[cell] = place
+
+    def _cut(self, rows):
+        """Get ready for so many rows."""
+        cells = self.cells
+        self.rows, self.batch = rows, min(rows, self.bound.capacity)
+        self.steps, self.long = -(-rows // self.batch), self.bound.program.flops * rows > _KEPT
+        cells[self.rows_cell], cells[self.batch_cell], cells[self.steps_cell] = rows, self.batch, self.steps
+        self._take(1)
+
+    def _take(self, workers):
+        """Let so many workers run."""
+        self.bound._make_contexts(workers)
+        self.workers = self.cells[self.workers_cell] = workers
+        self.cells[self.contexts_cell] = self.bound.context_address
+
+    def run(self):
+        """Run what was loaded; whether all of it was done."""
+        if self.long:
+            workers = self.bound._workers(self.threads, self.batch)
+            if workers != self.workers:
+                self._take(workers)
+            with deferred_interrupts():
+                self.team.run(workers)
+        else:
+            self.call(self.job_address)
+        return self.shared[DONE] == self.steps
+
+    def predict(self):
+        """The outputs for what was loaded, a new array, or None."""
+        if self.rows * self.results.shape[1] * self.results.itemsize > _COPIED:
+            results = np.empty((self.rows, self.results.shape[1]), self.results.dtype)
+            self._lie("prediction", address(results))
+            return results if self.run() else None
+        self._lie("prediction", self.results_address)
+        return self.results[: self.rows].copy() if self.run() else None
 
     def set(self, settings):
         """Put what is given, the optimizer's numbers or the seed, into the program; return what changes step by step.

@@ -1,7 +1,10 @@
 """Calls on small batches, again and again: the way past what was found out about them the first time."""
 
 from .brief import DONE, FAILED, OVERFLOWED, Brief, most_rows
+from .inference import PREDICT_ROWS
 from .numbers import Numbers
+
+_LIKELY_ROWS = 256  # that room is made for whoever calls with fewer
 
 
 class BriefCalls:
@@ -12,7 +15,9 @@ class BriefCalls:
 
     def _keep_brief(self, goal, form, rows):
         """Have the next call for this goal made here, if batches like this one, of `rows`, are small."""
-        if self.backend != "cpu" or not rows or (goal in self._briefs and self._still_numbered(goal)):
+        if self.backend != "cpu" or not rows:
+            return
+        if goal in self._briefs and rows <= self._briefs[goal].most and self._still_numbered(goal):
             return
         program = self._programs[goal, form]
         if (goal, form) not in self._small:
@@ -21,7 +26,10 @@ class BriefCalls:
         ranges, most = self._small[goal, form]
         if rows <= most:
             least, _ = self.net.least_rows(goal == "train")
-            brief = Brief(self._backend.bind_apart(program, most), ranges, least, strict=goal == "train")
+            most = min(most, max(rows, _LIKELY_ROWS))
+            at_once = most if goal == "train" or self._by_batch() else min(most, PREDICT_ROWS)
+            bound = self._backend.bind_apart(program, at_once)
+            brief = Brief(bound, most, ranges, least, strict=goal == "train", threads=self.threads)
             if goal == "train":
                 self._numbers = Numbers(self, brief)
             self._briefs[goal] = brief
@@ -34,8 +42,7 @@ class BriefCalls:
         brief = self._briefs.get("predict")
         if brief is None or self.net.owner is not self or not brief.load(x):
             return None
-        brief.call(brief.job_address)
-        return brief.results[: brief.rows].copy() if brief.shared[DONE] else None
+        return brief.predict()
 
     def _step_in_brief(self, x, y):
         """The loss before an update that was made."""
@@ -45,7 +52,7 @@ class BriefCalls:
         shared = brief.shared
         brief.cells[brief.update_cell] = self.updates + 1
         try:
-            brief.call(brief.job_address)  # Python looks for a Ctrl-C when a call ends: before the next line, not in it
+            brief.run()
         finally:
             self.updates += shared[DONE]
         if shared[FAILED]:

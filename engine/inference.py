@@ -4,7 +4,7 @@ import numpy as np
 
 from . import data
 
-_PREDICT_ROWS = 256
+PREDICT_ROWS = 256
 _EVALUATE_ROWS = 8192
 
 
@@ -68,7 +68,7 @@ class Inference:
         outputs = {self.net.slot("prediction", name): np.empty((rows, size), self.dtype)
                    for name, size in self.net.outputs.items()}
         losses = []
-        batch = max(1, rows if self._by_batch() else min(_PREDICT_ROWS, rows))
+        batch = max(1, rows if self._by_batch() else min(PREDICT_ROWS, rows))
         program = self._program(goal, form, batch)
         per_run = max(1, int(2e9 / (program.flops * batch)))  # batches in about _CHUNK_SECONDS
         for first in range(0, rows, per_run * batch):
