@@ -33,6 +33,8 @@ from .gates import (
     gelu_tanh_slope_end,
     gelu_tanh_slope_exp,
     sigmoid_end,
+    tanh_end,
+    tanh_growth,
     tanhshrink_end,
     tanhshrink_far,
 )
@@ -203,7 +205,7 @@ def _tanh_slope(y):
     return 1.0 - y * y
 
 
-activation("tanh", tanh, _tanh_slope, "y", np.tanh, lambda y: 1 - y * y)
+activation("tanh", (tanh_growth, tanh_end), _tanh_slope, "y", np.tanh, lambda y: 1 - y * y)
 
 
 def _tanhshrink_slope(x):

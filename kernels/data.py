@@ -63,8 +63,9 @@ def store(x, x_panel, x_cols, target, context, low, high):
 @kernel
 def check_reals(source, source_cols, least: float, most: float, context, low, high):
     """Fail unless least <= x <= most for all numbers of the batch; NaN fails."""
-    size = ints(context, CONTEXT)[BATCH] * source_cols
-    values = reals(source, size)
+    cells = ints(context, CONTEXT)
+    size = cells[BATCH] * source_cols
+    values = reals(source + cells[START] * source_cols * SIZE, size)
     floor, ceiling = real(least), real(most)
     outside = 0
     for i in range(size):
@@ -76,8 +77,9 @@ def check_reals(source, source_cols, least: float, most: float, context, low, hi
 @kernel
 def check_labels(source, least, most, context, low, high):
     """Fail unless least <= label <= most for all int64 labels of the batch."""
-    size = ints(context, CONTEXT)[BATCH]
-    labels = ints(source, size)
+    cells = ints(context, CONTEXT)
+    size = cells[BATCH]
+    labels = ints(source + cells[START] * 8, size)
     outside = 0
     for i in range(size):
         if labels[i] < least or labels[i] > most:

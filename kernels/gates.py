@@ -57,6 +57,13 @@ _TANH = ByPrecision(
             -2.453389404960139365e-8))
 _TANH_FIRST = ByPrecision(
     single=(0.3333333432674408, -1.009572260991149e-8), double=(0.3333333333333333, 1.307447949979908e-17))
+# the same for |x| <= _TANH_NEAR
+_TANH_NEAR = 0.304
+_TANH_SHORT = ByPrecision(
+    single=(0.3333333286253449463, -0.1333317027157648677, 0.05387955475388922661, -0.02031071462933626378),
+    double=(0.333333333333333333, -0.1333333333333327896, 0.05396825396809703587, -0.02186948851869797762,
+            0.008863234555768479228, -0.003592097439341127784, 0.001455267904209793048, -0.0005838736007483829345,
+            0.0002024771996045037508))
 _ROOT = 0.3989422804014327  # 1 / sqrt(2 pi)
 # u = 2 sqrt(2/pi) (x + 0.044715 x^3) for the GELU with tanh, x (1 + tanh(u/2)) / 2 = x s(u), s the logistic function
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2/pi)
@@ -144,14 +151,24 @@ def gelu_tanh_slope_end(x, e):
     return both_sides(x, e * q * fma(n * slope, q, 1.0))
 
 
-def tanh(x):
-    """1 - 2 / (1 + exp(2|x|)) with the sign of x, by a polynomial near 0."""
-    a = -left(x, -20.0)  # 1 to the last bit of either type
-    z = a * a
-    m, t = exp_parts(2.0 * a)
+def tanh_growth(x):
+    """exp(2|x|) - 1."""
+    m, t = exp_parts(-2.0 * left(x, -20.0))  # from there on tanh is 1 to the last bit of either type
     power = exp2i(t, 0)
-    far = 1.0 - 2.0 / fma(power, m, 1.0 + power)
-    return signed(select(a < 0.55, fma(-a * z, polynomial(z, _TANH), a), far), x)
+    return fma(power, m, power - 1.0)
+
+
+def tanh_end(x, e):
+    """e / (e + 2) from `tanh_growth`, with the sign of x; by a polynomial near 0."""
+    a = abs(x)
+    z = a * a
+    near = fma(-a * z, polynomial(z, _TANH_SHORT), a)
+    return signed(select(a < _TANH_NEAR, near, e / (e + 2.0)), x)
+
+
+def tanh(x):
+    """tanh x."""
+    return tanh_end(x, tanh_growth(x))
 
 
 def tanhshrink_far(x):

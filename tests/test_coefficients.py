@@ -92,6 +92,7 @@ def tanh_rest(z):
     ("gates._ERFC", lambda a: mpmath.log(mpmath.erfc(a)), lambda precision: [1, erf_far(precision)]),
     ("gates._TAIL", tail_rest, tail_interval),
     ("gates._TANH", tanh_rest, unit_interval),
+    ("gates._TANH_SHORT", tanh_rest, lambda _: [0, mpmath.mpf("0.0925")]),
     ("trigonometry._SIN", sin_rest, quarter_interval),
     ("trigonometry._COS", cos_rest, quarter_interval)])
 def test_coefficients(name, function, interval, precision):
