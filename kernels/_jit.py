@@ -17,7 +17,6 @@ import sys
 import threading
 import types
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import llvmlite
@@ -196,6 +195,8 @@ def _target_machine():
 @cache
 def _surroundings():
     """Digest of what all object code depends on: the kernels' sources, compiler, Python, processor, checking mode."""
+    from importlib.metadata import version  # takes 30 ms to load
+
     digest = hashlib.sha256()
     for path in sorted(_FOLDER.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
