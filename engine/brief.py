@@ -14,7 +14,7 @@ _MOST_ROWS = 4096
 _WORK = 2e8  # floating-point operations
 _KEPT = 3e6  # the same, up to where others may wait for the GIL meanwhile
 _BYTES = 2**22  # of the arrays of a batch
-_COPIED = 2**14  # bytes of an array up to which a copy takes less time than finding out where it lies
+_COPIED = 2**14  # bytes of an array
 
 
 def most_rows(program, ranges):
@@ -22,6 +22,11 @@ def most_rows(program, ranges):
     columns = sum(columns or 2 for _, columns, _ in ranges)
     columns += sum(node.shape[1] for node in program.predictions.values())
     return int(min(_MOST_ROWS, _WORK // max(program.flops, 1), _BYTES // (columns * program.layout.dtype.itemsize)))
+
+
+def _few(array):
+    """Rows of an array up to which a copy of them takes less time than finding out where they lie."""
+    return _COPIED // (array.nbytes // len(array))
 
 
 class Brief:
@@ -40,22 +45,22 @@ class Brief:
     def __init__(self, bound, most, ranges, least, strict, threads):
         self.bound, self.least, self.most, self.threads = bound, least, most, threads
         self.checks = self._checks(ranges)
-        self.inputs = []  # of each: dtype, kinds it is made from, where a batch goes by its rows' shape, cells, address
+        self.inputs = []  # of each: see `load`
         most = self.most
         arrays = {name: np.zeros((most, node.shape[1]), bound.dtype)
                   for name, node in bound.program.predictions.items()}
         self.results = arrays.get("prediction")
-        self.results_address = address(self.results)
+        self.few = 0 if self.results is None else _few(self.results)
         for name, columns, _ in ranges:
             arrays[name] = array = np.zeros((most, columns) if columns else most, bound.dtype if columns else np.int64)
             places = {array.shape[1:]: array}
             if columns == 1 and name != "x":
                 places[()] = array[:, 0]
-            self.inputs.append((array.dtype, "fiub" if columns else "iu", places, name, address(array)))
-        self.arrays, self.lies = arrays, {}  # where each array lies in this call
+            self.inputs.append((array.dtype, "fiub" if columns else "iu", places, name, _few(array)))
+        self.arrays, self.away = arrays, set()  # names of those that do not lie at their fixed places now
         self._prepare(strict)
         for name in ("order", *arrays):  # an epoch's order is none
-            self._lie(name, address(arrays.get(name)))
+            self._lie(name, arrays.get(name))
 
     def _checks(self, ranges):
         """The rows that check arrays; the cells of their addresses come later."""
@@ -102,9 +107,13 @@ class Brief:
         self.set(bound.program.settings)
 
     def load(self, *arrays):
-        """Copy a batch to its places; False, with nothing said of what is there then, where that cannot be done."""
+        """Copy a batch to its places; False, with nothing said of what is there then, where that cannot be done.
+
+        Of each input is known: its dtype, the kinds of numbers that it is made from, its fixed place by the shape of
+        its rows, its name, and up to how many rows it is copied, though it might be read where it lies.
+        """
         rows = 0
-        for array, (dtype, kinds, places, name, fixed) in zip(arrays, self.inputs, strict=True):
+        for array, (dtype, kinds, places, name, few) in zip(arrays, self.inputs, strict=True):
             if type(array) is not np.ndarray:
                 return False
             shape = array.shape
@@ -113,8 +122,8 @@ class Brief:
                 return False
             rows = shape[0]
             if array.dtype == dtype:
-                if array.nbytes > _COPIED and array.flags.c_contiguous and array.flags.aligned:
-                    self._lie(name, address(array))
+                if rows > few and array.flags.c_contiguous and array.flags.aligned:
+                    self._lie(name, array)
                     continue
                 place[:rows] = array
             elif array.dtype.kind in kinds:
@@ -122,19 +131,23 @@ class Brief:
                     place[:rows] = array
             else:
                 return False
-            self._lie(name, fixed)
+            if name in self.away:
+                self._lie(name, self.arrays[name])
         if rows != self.rows:
             self._cut(rows)
         shared = self.shared
         shared[FAILED] = shared[OVERFLOWED] = shared[DONE] = 0
         return True
 
-    def _lie(self, name, place):
-        """Let the program and the checks find the array at an address."""
-        if self.lies.get(name) != place:
-            self.lies[name] = place
-            for cells, cell in self.externals.get(name, ()):
-                cells[cell] = place
+    def _lie(self, name, array):
+        """Let the program and the checks find an array where this one lies."""
+        place = address(array)
+        if array is self.arrays.get(name):
+            self.away.discard(name)
+        else:
+            self.away.add(name)
+        for cells, cell in self.externals.get(name, ()):
+            cells[cell] = place
 
     def _cut(self, rows):
         """Get ready for so many rows."""
@@ -164,11 +177,12 @@ class Brief:
 
     def predict(self):
         """The outputs for what was loaded, a new array, or None."""
-        if self.rows * self.results.shape[1] * self.results.itemsize > _COPIED:
+        if self.rows > self.few:
             results = np.empty((self.rows, self.results.shape[1]), self.results.dtype)
-            self._lie("prediction", address(results))
+            self._lie("prediction", results)
             return results if self.run() else None
-        self._lie("prediction", self.results_address)
+        if "prediction" in self.away:
+            self._lie("prediction", self.results)
         return self.results[: self.rows].copy() if self.run() else None
 
     def set(self, settings):
