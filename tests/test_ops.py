@@ -32,7 +32,7 @@ from hotloop.plan import plan
 
 CHANGES = ["penalty", "penalty_gradient", "clip_value", "gradient_norm", "clip_norm"]  # see test_gradients
 EDGES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)  # around vectors, panels and tiles
-SHAPES = [(0, 5), (1000, 100), (3, 2000), *((rows, 17) for rows in (1, 31, 33, 50, 64, 65, 130)),
+SHAPES = [(0, 5), (1000, 100), (3, 2000), (35, 131), *((rows, 17) for rows in (1, 31, 33, 50, 64, 65, 130)),
           *((3, cols) for cols in EDGES)]
 DENSE_SIZES = [(0, 5, 3), (128, 300, 200), *zip(*(np.random.default_rng(seed).permutation(np.repeat(EDGES, 3)).tolist()
                                                   for seed in range(3)), strict=True)]
