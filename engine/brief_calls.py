@@ -17,46 +17,54 @@ class BriefCalls:
         """Have the next call for this goal made here, if batches like this one, of `rows`, are small."""
         if self.backend != "cpu" or not rows:
             return
-        if goal in self._briefs and rows <= self._briefs[goal].most and self._still_numbered(goal):
-            return
-        program = self._programs[goal, form]
-        if (goal, form) not in self._small:
-            ranges = self.objective.ranges(form, self.dtype, self.check_finite)
-            self._small[goal, form] = ranges, most_rows(program, ranges) if ranges else 0
-        ranges, most = self._small[goal, form]
-        if rows <= most:
-            least, _ = self.net.least_rows(goal == "train")
-            most = min(most, max(rows, _LIKELY_ROWS))
-            at_once = most if goal == "train" or self._by_batch() else min(most, PREDICT_ROWS)
-            bound = self._backend.bind_apart(program, at_once)
-            brief = Brief(bound, most, ranges, least, strict=goal == "train", threads=self.threads)
-            if goal == "train":
-                self._numbers = Numbers(self, brief)
-            self._briefs[goal] = brief
+        with self._lock:
+            known = self._briefs.get(goal)
+            if known is not None and rows <= known.most and self._still_numbered(goal):
+                return
+            program = self._programs[goal, form]
+            if (goal, form) not in self._small:
+                ranges = self.objective.ranges(form, self.dtype, self.check_finite)
+                self._small[goal, form] = ranges, most_rows(program, ranges) if ranges else 0
+            ranges, most = self._small[goal, form]
+            if rows <= most:
+                least, _ = self.net.least_rows(goal == "train")
+                most = min(most, max(rows, _LIKELY_ROWS))
+                at_once = most if goal == "train" or self._by_batch() else min(most, PREDICT_ROWS)
+                bound = self._backend.bind_apart(program, at_once)
+                brief = Brief(bound, most, ranges, least, strict=goal == "train", threads=self.threads)
+                if goal == "train":
+                    self._numbers = Numbers(self, brief)
+                self._briefs[goal] = brief
 
     def _still_numbered(self, goal):
         return goal == "predict" or self._numbers.optimizer is self.optimizer
 
     def _predict_in_brief(self, x):
         """The outputs for x, a new array."""
-        brief = self._briefs.get("predict")
-        if brief is None or self.net.owner is not self or not brief.load(x):
+        if "predict" not in self._briefs:
             return None
-        return brief.predict()
+        with self._lock:
+            brief = self._briefs.get("predict")
+            if brief is None or self.net.owner is not self or not brief.load(x):
+                return None
+            return brief.predict()
 
     def _step_in_brief(self, x, y):
         """The loss before an update that was made."""
-        brief = self._briefs.get("train")
-        if brief is None or self.net.owner is not self or not brief.load(x, y) or not self._numbers.set(self):
+        if "train" not in self._briefs:
             return None
-        shared = brief.shared
-        brief.cells[brief.update_cell] = self.updates + 1
-        try:
-            brief.run()
-        finally:
-            self.updates += shared[DONE]
-        if shared[FAILED]:
-            return None
-        if shared[OVERFLOWED] or not shared[DONE]:
-            raise self._not_finite("update" if shared[OVERFLOWED] else "loss", brief.losses[0])
-        return brief.losses[0]
+        with self._lock:
+            brief = self._briefs.get("train")
+            if brief is None or self.net.owner is not self or not brief.load(x, y) or not self._numbers.set(self):
+                return None
+            shared = brief.shared
+            brief.cells[brief.update_cell] = self.updates + 1
+            try:
+                brief.run()
+            finally:
+                self.updates += shared[DONE]
+            if shared[FAILED]:
+                return None
+            if shared[OVERFLOWED] or not shared[DONE]:
+                raise self._not_finite("update" if shared[OVERFLOWED] else "loss", brief.losses[0])
+            return brief.losses[0]

@@ -73,8 +73,9 @@ class Inference:
         per_run = max(1, int(2e9 / (program.flops * batch)))  # batches in about _CHUNK_SECONDS
         for first in range(0, rows, per_run * batch):
             last = min(rows, first + per_run * batch)
-            outcome = self._backend.run(program, arrays | outputs, steps=-(-(last - first) // batch), start=first,
-                                        rows=last, batch=batch, strict=False)
+            with self._lock:
+                outcome = self._backend.run(program, arrays | outputs, steps=-(-(last - first) // batch), start=first,
+                                            rows=last, batch=batch, strict=False)
             losses.append(outcome.losses)
         return outputs, np.concatenate(losses) if losses else np.zeros(0)
 

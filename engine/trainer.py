@@ -1,5 +1,6 @@
 """The training loop: checks what it is given, then hands whole stretches of steps to a backend."""
 
+import threading
 import time
 
 import numpy as np
@@ -76,7 +77,7 @@ class Trainer(Holder, Inference, BriefCalls):
         self._stopped, self._programs, self._step_seconds = False, {}, None
         self._briefs, self._numbers, self._small = {}, None, {}  # see BriefCalls; `_small`: ranges, most rows by form
         self._states = optimizer.states()
-        self._backend = None
+        self._backend, self._lock = None, threading.RLock()  # what runs shares memory with whatever else this runs
 
     def __repr__(self):
         """The call that makes this trainer, and where training stands."""
@@ -88,13 +89,13 @@ class Trainer(Holder, Inference, BriefCalls):
     def __getstate__(self):
         """Copies and pickles hold parameters and states, and go on from here bit for bit."""
         state = None if self._backend is None else self.state_dict()
-        return vars(self) | {"_backend": None, "_programs": {}, "_step_seconds": None, "_briefs": {},
+        return vars(self) | {"_backend": None, "_lock": None, "_programs": {}, "_step_seconds": None, "_briefs": {},
                              "_numbers": None}, state
 
     def __setstate__(self, saved):
         """Take over what `__getstate__` gave."""
         attributes, state = saved
-        vars(self).update(attributes)
+        vars(self).update(attributes, _lock=threading.RLock())
         if state is not None:
             self.load_state_dict(state)
 
@@ -252,14 +253,16 @@ class Trainer(Holder, Inference, BriefCalls):
         return self._loss_and_gradients(self._program("gradient", examples.form, len(examples)), examples)[1]
 
     def _loss_and_gradients(self, program, examples):
-        return self._once(program, examples), {name: self._backend.read(program, "gradient", name)
-                                               for name in self.net.shapes}
+        with self._lock:
+            return self._once(program, examples), {name: self._backend.read(program, "gradient", name)
+                                                   for name in self.net.shapes}
 
     def _once(self, program, examples):
         """The loss that `program` finds on all rows, as the next update would."""
         rows = len(examples)
-        outcome = self._backend.run(program, examples.arrays, steps=1, start=0, rows=rows, batch=rows,
-                                    update=self.updates + 1, strict=False)
+        with self._lock:
+            outcome = self._backend.run(program, examples.arrays, steps=1, start=0, rows=rows, batch=rows,
+                                        update=self.updates + 1, strict=False)
         return float(outcome.losses[0])
 
     def _minimize(self, examples):
@@ -290,13 +293,14 @@ class Trainer(Holder, Inference, BriefCalls):
         if self.optimizer.states() != self._states:
             raise ValueError(f"the optimizer keeps {self.optimizer.states()} now, but the trainer was made for "
                              f"{self._states}: make a new Trainer")
-        program.settings |= self._settings(steps, epochs)
-        started = time.perf_counter()
-        outcome = self._backend.run(program, arrays, steps=steps, start=start, rows=rows, batch=batch,
-                                    update=self.updates + 1)
-        seconds = (time.perf_counter() - started) / steps
+        with self._lock:
+            program.settings |= self._settings(steps, epochs)
+            started = time.perf_counter()
+            outcome = self._backend.run(program, arrays, steps=steps, start=start, rows=rows, batch=batch,
+                                        update=self.updates + 1)
+            seconds = (time.perf_counter() - started) / steps
+            self.updates += outcome.done
         self._step_seconds = seconds if self._step_seconds is None else min(seconds, 2 * self._step_seconds)
-        self.updates += outcome.done
         if outcome.stopped and epochs is not None:
             self.epoch = int(epochs[outcome.done - (outcome.stopped == "update")])
         if outcome.stopped:
@@ -346,15 +350,16 @@ class Trainer(Holder, Inference, BriefCalls):
 
     def _program(self, goal, form, rows):
         """The program for a goal and a form of targets, ready to run on batches of `rows`."""
-        if self._backend is None:
-            self._make_backend()
-        if (goal, form) not in self._programs:
-            self._programs[goal, form] = build(self, goal, form)
-        program = self._programs[goal, form]
-        self._backend.prepare(program, rows)
-        if self.net.owner is not self:
-            self.net.take(self)
-        return program
+        with self._lock:
+            if self._backend is None:
+                self._make_backend()
+            if (goal, form) not in self._programs:
+                self._programs[goal, form] = build(self, goal, form)
+            program = self._programs[goal, form]
+            self._backend.prepare(program, rows)
+            if self.net.owner is not self:
+                self.net.take(self)
+            return program
 
     def _make_backend(self):
         if self.backend == "numpy":

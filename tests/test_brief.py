@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -397,3 +398,28 @@ def test_memory_is_flat_over_many_calls():
 
     work()
     assert growth(work) < 4_000
+
+
+@pytest.mark.parametrize("width", [16, 512])
+def test_several_threads_may_use_one_trainer(width):
+    """Calls wait for each other: predictions of other sizes, evaluation, and steps that change nothing."""
+    net = hl.Sequential(hl.Dense(64, width), hl.ReLU(), hl.Dense(width, 10))
+    trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(lr=1e-30))
+    x, y = np.random.default_rng(0).standard_normal((700, 64), np.float32), np.zeros(700, np.int64)
+    sizes = (1, 10, 300, 700)
+    expected = {rows: trainer.predict(x[:rows]) for rows in sizes}
+    loss, wrong = trainer.evaluate(x, y)["loss"], []
+
+    def work(rows):
+        for _ in range(60):
+            wrong.extend(["predict"] * (not np.array_equal(trainer.predict(x[:rows]), expected[rows])))
+            trainer.step(x[:rows], y[:rows])
+            wrong.extend(["evaluate"] * (trainer.evaluate(x, y)["loss"] != loss))
+
+    threads = [threading.Thread(target=work, args=(rows,)) for rows in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert trainer.updates == 240
