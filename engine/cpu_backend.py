@@ -13,7 +13,7 @@ from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
 
 _SECOND_LEVEL = 256 * 1024  # bytes of activations that a block of rows may take, to stay in the core's own cache
-_LEAST_ROWS = 192
+_LEAST_ROWS = 192  # of a block where weights do not stay there from one block to the next
 
 
 def layout(dtype):
@@ -156,7 +156,8 @@ class _Bound:
         self.team = team.Team(walk.walk, self.job, self.shared)
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
-        self.block = max(_SECOND_LEVEL // max(row_bytes, 1), _LEAST_ROWS) // tile * tile
+        least = _LEAST_ROWS if program.elements * self.dtype.itemsize > _SECOND_LEVEL else tile
+        self.block = max(_SECOND_LEVEL // max(row_bytes, 1), least) // tile * tile
 
     def _value(self, instruction, name, number, cell):
         """What cell `cell` of the row holds for the operand `name`."""
