@@ -267,10 +267,15 @@ def graphs(rounds):
 def main():
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["activations", "optimizers", "graphs", []])
-    parser.add_argument("--rounds", type=int, default=9)
+    parts = {"activations": activations, "optimizers": optimizers, "graphs": graphs}
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(parts)}: all, if none is named")
+    parser.add_argument("--rounds", type=int, default=9, help="of each measurement, from 1 on: 9")
     options = parser.parse_args()
-    for name, part in (("activations", activations), ("optimizers", optimizers), ("graphs", graphs)):
+    if options.rounds < 1:
+        parser.error("--rounds takes a number from 1 on")
+    if not set(options.parts) <= set(parts):
+        parser.error(f"the parts are {', '.join(parts)}")
+    for name, part in parts.items():
         if name in options.parts or not options.parts:
             part(options.rounds)
 

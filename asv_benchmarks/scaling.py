@@ -59,10 +59,12 @@ def predicted(widths, batch, optimizer, most):
 def main():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", default=NETS)
+    parser.add_argument("--nets", default=NETS, help="widths and batch such as 64-128-10@64, with commas between")
     parser.add_argument("--optimizer", default="sgd", choices=["sgd", "adam"])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="of a twentieth of a second, from 2 on: 9")
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds takes a number from 2 on: the first round only says how long one is")
     print("| net, batch | 1 worker | model | ratio | 2 workers | model | ratio | of 64 | model | ten times as wide |")
     print("|" + "---|" * 10)
     for name in options.nets.split(","):

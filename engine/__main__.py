@@ -51,8 +51,11 @@ def _parser():
     command.add_argument("--draw", metavar="FILE", help="draw it, too: .svg or .png (needs matplotlib)")
     command.set_defaults(run=_show)
 
-    command = commands.add_parser("warmup", **options, help="compile every kernel into the cache, ahead of first use")
-    command.add_argument("--dtype", choices=("float32", "float64"), nargs="+", default=["float32", "float64"])
+    command = commands.add_parser("warmup", **options, help="compile every kernel into the cache, ahead of first use",
+                                  description="Compiles every kernel that the cache folder does not hold yet, on all "
+                                  "cores, so that no later process has to.")
+    command.add_argument("--dtype", choices=("float32", "float64"), nargs="+", default=["float32", "float64"],
+                         help="whose kernels")
     command.set_defaults(run=_warmup)
     return parser
 

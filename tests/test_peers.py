@@ -1,6 +1,7 @@
 """The comparison with peers: results before times, rounds in turns, and what is written; NumPy stands for the peers."""
 
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,27 @@ def test_wrong_results_are_refused():
     assert reference.check(TASKS[0], "peer", [2.0, 1.0], compared=False) is None
     with pytest.raises(reference.WrongResultError, match="does not fall"):
         reference.check(TASKS[0], "peer", [1.0, np.nan], compared=False)
+
+
+@pytest.mark.parametrize("task", [Task(workload("4-1-1@1"), goal, 1) for goal in ("sgd", "adam")], ids=str)
+def test_an_error_is_absolute_where_zero_is_exact(task):
+    exact, allowed = reference.expected(task)
+    assert not exact.any()
+    assert np.isfinite(allowed)
+    assert reference.check(task, "peer", exact) == 0
+    assert reference.check(task, "peer", exact + allowed / 2) == pytest.approx(allowed / 2)
+    for wrong in (exact + 2 * allowed, exact * np.nan):
+        with pytest.raises(reference.WrongResultError, match="off the float64 reference"):
+            reference.check(task, "peer", wrong)
+
+
+def test_a_process_ends_silently_when_nobody_listens():
+    for requests in ([], ["results"]):
+        ours, theirs = multiprocessing.Pipe()
+        for request in requests:
+            ours.send(request)
+        ours.close()
+        timer.serve(theirs, Competitor("NumPy", "numpy_peer.Training", 1, ()), TASKS[0])
 
 
 def test_processes_are_checked_and_timed_in_turns(monkeypatch):
@@ -142,9 +164,24 @@ def test_the_command_line_names_what_is_timed():
     everything = command.tasks(command.command_line([]))
     assert len(everything) == 11 + 18
     assert len({*everything}) == len(everything)
-    for wrong in (["--only", "huge"], ["--optimizer", "lion"], ["--threads", "0"], ["--all", "1-2@x"]):
-        with pytest.raises(SystemExit):
-            command.command_line(wrong)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--only", "huge"], "unknown workload 'huge'"), (["--only", "4-0-1@3"], "unknown workload '4-0-1@3'"),
+    (["--only", "4-3-1@0"], "unknown workload '4-3-1@0'"), (["--all", "1-2@x"], "unknown workload '1-2@x'"),
+    (["--optimizer", "lion"], "--optimizer takes"), (["--threads", "0"], "numbers from 1 on"),
+    (["--rounds", "0"], "numbers from 1 on"), (["--quick", "--rounds", "0"], "numbers from 1 on"),
+    (["--quick", "--write"], "--quick is not for --write"), (["learn"], "the parts are train, predict, start, memory")])
+def test_the_command_line_refuses(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        command.command_line(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_the_help_names_the_parts(capsys):
+    with pytest.raises(SystemExit):
+        command.command_line(["--help"])
+    assert "train, predict, start, memory: all, if none is named" in capsys.readouterr().out
 
 
 def test_who_is_not_installed_is_known():

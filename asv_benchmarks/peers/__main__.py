@@ -32,11 +32,12 @@ def command_line(arguments):
     """The options, names resolved."""
     parser = argparse.ArgumentParser("python -m asv_benchmarks.peers", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all of them, if none is named")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}: all, if none is named")
     parser.add_argument("--only", help="nets by name, or widths and batch such as 30-40-5@17, with commas between")
     parser.add_argument("--optimizer", help="sgd,adam")
     parser.add_argument("--threads", default=",".join(map(str, sorted({1, cores()}))), help="numbers to try: 1,2")
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rounds", type=int,
+                        help=f"of a fifth of a second each: {FULL['rounds']}, with --quick {QUICK['rounds']}")
     parser.add_argument("--all", nargs="?", const=FULL["only"], default="", metavar="NETS",
                         help="torch.compile, too, for all nets or those named")
     parser.add_argument("--quick", action="store_true", help="few rounds of three nets' training")
@@ -45,13 +46,18 @@ def command_line(arguments):
     parser.add_argument("--read", metavar="FILE", help="time nothing, take the rounds from such a file")
     options = parser.parse_args(arguments)
     for name, value in (QUICK if options.quick else FULL).items():
-        setattr(options, name, getattr(options, name) or value)
+        if getattr(options, name) in (None, "", []):
+            setattr(options, name, value)
     try:
         options.nets, options.compiled = ([workload(name) for name in names.split(",") if name]
                                           for names in (options.only, options.all))
         options.threads = sorted({int(count) for count in options.threads.split(",")})
     except ValueError as error:
         parser.error(str(error))
+    if not set(options.parts) <= set(PARTS):
+        parser.error(f"the parts are {', '.join(PARTS)}")
+    if options.quick and options.write:
+        parser.error("--quick is not for --write: so few rounds do not go into the documents")
     options.optimizers = options.optimizer.split(",")
     if not set(options.optimizers) <= {"sgd", "adam"} or options.threads[0] < 1 or options.rounds < 1:
         parser.error("--optimizer takes sgd and adam, --threads and --rounds numbers from 1 on")

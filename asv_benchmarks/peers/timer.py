@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .reference import check
@@ -76,21 +76,19 @@ def _fields(path):
 
 
 def serve(pipe, competitor, task):
-    """In the process of a competitor: make it, then answer until nobody asks any more."""
+    """In the process of a competitor: make it, then answer until nobody asks or listens any more."""
     competitor.confine()
     made, count = competitor(task), 1
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):  # the run has ended, be it for another one's results
+        while True:
             request = pipe.recv()
-        except EOFError:
-            return
-        if request == "results":
-            pipe.send((made.results(), made.compared))
-        elif request == "warm":
-            count = warm(made)
-            pipe.send(count)
-        else:
-            pipe.send(timed(made, count) / count / task.batches * 1e6)
+            if request == "results":
+                pipe.send((made.results(), made.compared))
+            elif request == "warm":
+                count = warm(made)
+                pipe.send(count)
+            else:
+                pipe.send(timed(made, count) / count / task.batches * 1e6)
 
 
 def warm(made):

@@ -43,12 +43,12 @@ WORKLOADS = {workload.name: workload for workload in (
 
 
 def workload(text):
-    """The workload of a name, or of widths and batch such as 30-40-5@17."""
+    """The workload of a name, or of widths and batch, from 1 on, such as 30-40-5@17."""
     if text in WORKLOADS:
         return WORKLOADS[text]
-    if not re.fullmatch(r"\d+(-\d+)+@\d+", text):
-        raise ValueError(f"unknown workload {text!r}: give one of {', '.join(WORKLOADS)}, or widths and batch such as "
-                         "30-40-5@17")
+    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+@[1-9]\d*", text):
+        raise ValueError(f"unknown workload {text!r}: give one of {', '.join(WORKLOADS)}, or widths and batch, "
+                         "from 1 on, such as 30-40-5@17")
     widths, batch = text.split("@")
     return Workload(text, tuple(map(int, widths.split("-"))), int(batch))
 
