@@ -21,7 +21,7 @@ from .losses import (
     targets_shape,
     weigh,
 )
-from .softmax import exp_columns, exp_rows, many_columns, max_rows, numpy_log_softmax, scale_columns, scale_rows, spread
+from .softmax import exp_columns, numpy_log_softmax, scale_columns
 
 _INFINITY = float("inf")
 
@@ -42,11 +42,6 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
                   context, low, high):
     """Cross-entropy against class indices (int64); dx may be x."""
     factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
-    if many_columns(x_cols):
-        for first in range(low, high, PANEL):
-            _entropy_of_rows(x, x_panel, x_cols, target, sample, weight, ignored, factor, loss, dx, dx_panel, first,
-                             min(PANEL, high - first), context)
-        return 0
     group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
     top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
     for first in range(low, high, group):
@@ -72,37 +67,6 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
             every[place] = every[place] - weights[i]
         from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
     return 0
-
-
-def _entropy_of_rows(x, x_panel, x_cols, target, sample, weight, ignored, factor, loss, dx, dx_panel, first, count,
-                     context):
-    """`cross_entropy` of a few rows with many columns."""
-    unit, row = PANEL * PANEL * SIZE, first * PANEL * SIZE
-    top = ints(context, CONTEXT)[SCRATCH]
-    parts, own, total, each = top + unit, top + 2 * unit, top + 3 * unit, top + 3 * unit + PANEL * SIZE
-    labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
-    totals, weights = reals(total, count), reals(each, count)
-    max_rows(x + row, x_panel, x_cols, count, total, top, own, context)
-    for i in range(count):
-        place = row_place(class_of(labels[i], ignored), x_panel, i)
-        shares[i] = totals[i] - reals(x + row + place, 1)[0]
-    exp_rows(x + row, x_panel, x_cols, count, top, dx + row, dx_panel, total, parts, own, context)
-    for i in range(count):
-        weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
-    for i in range(count):
-        shares[i] = (shares[i] + log(totals[i])) * weights[i]
-        weights[i] = weights[i] * factor
-        totals[i] = weights[i] / totals[i]
-    spread(total, count, top)
-    scale_rows(dx + row, dx_panel, x_cols, count, top)
-    for i in range(count):
-        slope = reals(dx + row + row_place(class_of(labels[i], ignored), dx_panel, i), 1)
-        slope[0] = slope[0] - weights[i]
-
-
-def row_place(column, panel, row):
-    """Bytes from a matrix's first number to one of its numbers."""
-    return (column // PANEL * panel + row * PANEL + column % PANEL) * SIZE
 
 
 @kernel

@@ -9,30 +9,15 @@ import numpy as np
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
-from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, nothing, to_columns
-from ._primitives import LANES, PANEL, SIZE, copy, ints, reals, select
+from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
+from ._primitives import LANES, PANEL, SIZE, ints, reals
 from .elementary import exp, log
-
-_INFINITY = float("inf")
 
 
 @kernel
 def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
     """Softmax over each row; y may be x."""
     z = ints(context, CONTEXT)[SCRATCH]
-    if many_columns(y_cols):
-        unit = PANEL * PANEL * SIZE
-        top, parts, own, total = z, z + unit, z + 2 * unit, z + 3 * unit
-        for first in range(low, high, PANEL):
-            count, row = min(PANEL, high - first), first * PANEL * SIZE
-            max_rows(x + row, x_panel, y_cols, count, total, top, own, context)
-            exp_rows(x + row, x_panel, y_cols, count, top, y + row, y_panel, total, parts, own, context)
-            totals = reals(total, count)
-            for i in range(count):
-                totals[i] = 1.0 / totals[i]
-            spread(total, count, top)
-            scale_rows(y + row, y_panel, y_cols, count, top)
-        return 0
     group, size = group_rows(y_cols, LANES, SIZE), group_size(y_cols, LANES, SIZE)
     top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
     for first in range(low, high, group):
@@ -104,75 +89,6 @@ def _backward_kernel(name, term, slope):
         return 0
 
     return kernel(backward, name)
-
-
-# Rows of many columns are taken as they lie, PANEL of them at a time and a panel after the other. What belongs to a row
-# is spread over PANEL places, so that loops run over all numbers of the rows in a panel. `own` is scratch.
-
-
-def many_columns(columns):
-    """Whether turning rows into columns, few of which would fit in the cache, takes more time than it saves."""
-    return columns > 8 * PANEL
-
-
-def part(x, x_panel, columns, panel, rows, own):
-    """Copy a panel of x to `own`, with -inf in the columns that do not exist."""
-    copy(own, x + panel * x_panel * SIZE, rows * PANEL)
-    for i in range(rows):
-        line = reals(own + i * PANEL * SIZE, PANEL)
-        for j in range(columns - panel * PANEL, PANEL):
-            line[j] = -_INFINITY
-
-
-def max_rows(x, x_panel, columns, rows, most, top, own, context):
-    """most[i] = the largest x[i, :], and spread in `top`; a NaN among them may or may not come out."""
-    same = nothing(context)
-    count = rows * PANEL
-    tops, numbers = reals(top, count), reals(own, count)
-    for panel in range(-(-columns // PANEL)):
-        part(x, x_panel, columns, panel, rows, own)
-        if panel == 0:
-            copy(top, own, count)
-        for k in range(count):
-            tops[k] = select(numbers[k] > tops[k], numbers[k], tops[k]) + same
-    to_columns(top, 0, PANEL, own, PANEL, context, 0, rows)
-    max_columns(own, PANEL, PANEL, rows, most, context)
-    spread(most, rows, top)
-
-
-def exp_rows(x, x_panel, columns, rows, top, y, y_panel, total, parts, own, context):
-    """y[i, :] = exp(x[i, :] - top[i]), total[i] the sum of it, in `parts` before; y may be x."""
-    count = rows * PANEL
-    tops, totals, numbers = reals(top, count), reals(parts, count), reals(own, count)
-    for k in range(count):
-        totals[k] = 0.0
-    for panel in range(-(-columns // PANEL)):
-        part(x, x_panel, columns, panel, rows, own)
-        powers = reals(y + panel * y_panel * SIZE, count)
-        for k in range(count):
-            powers[k] = exp(numbers[k] - tops[k])
-        for k in range(count):
-            totals[k] = totals[k] + powers[k]
-    to_columns(parts, 0, PANEL, own, PANEL, context, 0, rows)
-    add_columns(own, PANEL, PANEL, rows, total, parts)
-
-
-def scale_rows(y, y_panel, columns, rows, scale):
-    """y[i, :] *= scale[i]."""
-    factors = reals(scale, rows * PANEL)
-    for panel in range(-(-columns // PANEL)):
-        numbers = reals(y + panel * y_panel * SIZE, rows * PANEL)
-        for k in range(rows * PANEL):
-            numbers[k] = numbers[k] * factors[k]
-
-
-def spread(values, rows, target):
-    """target[i, :] = values[i]."""
-    numbers = reals(values, rows)
-    for i in range(rows):
-        line, value = reals(target + i * PANEL * SIZE, PANEL), numbers[i]
-        for j in range(PANEL):
-            line[j] = value
 
 
 def exp_columns(z, stride, columns, rows, top):
