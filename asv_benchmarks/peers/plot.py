@@ -27,7 +27,12 @@ def plot(record, path, goal="sgd"):
     axes.set(xscale="log", yscale="log", xlim=(sizes[0] / 18, sizes[-1] * 4),
              xlabel="floating-point operations a training step", ylabel="microseconds a training step")
     axes.set_ylim(bottom=axes.get_ylim()[0] / 3)
-    _label(axes, sizes[0], {name: line[0] for name, line in lines.items()})
+    _label(axes, sizes[0], {name: line[0] for name, line in lines.items() if np.isfinite(line[0])})
+    for name, line in lines.items():
+        if not np.isfinite(line[0]):  # timed on some nets alone
+            first = np.isfinite(line).argmax()
+            axes.annotate(name, (sizes[first], line[first]), xytext=(-7, 0), textcoords="offset points", va="center",
+                          ha="right", color=COLORS[name], fontsize=9)
     for place, result in enumerate(results):  # neighbours on different heights
         height = 5 + 20 * (place % 2)
         axes.annotate(f"{result['workload']}\n{result['shape']}", (result["flops"], 0), xytext=(0, height), ha="center",
