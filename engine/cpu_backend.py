@@ -128,7 +128,9 @@ class _Bound:
         self.rows = program.instructions + chained
         _ahead.compile_ahead([(instruction.kernel, self.dtype) for instruction in self.rows]
                              + [(kernel, self.dtype) for kernel in (data.check_reals, data.check_labels, data.shuffle)]
-                             + [(walk.walk, np.dtype(np.float32))])
+                             + [(kernel, np.dtype(np.float32)) for kernel in (walk.walk, *team.KERNELS)])
+        for kernel in team.KERNELS:  # also for one worker: the next net may be worth more, and is to find all there
+            _jit.address(kernel, np.float32)
         kernels = [_jit.operands(instruction.kernel) for instruction in self.rows]
         self.width = _jit.HEADER + max(map(len, kernels), default=0)
         self.table = np.zeros((len(self.rows), self.width), np.int64)

@@ -13,6 +13,7 @@ from hotloop.kernels import _jit, walk
 from hotloop.kernels import team as posts
 from hotloop.kernels._cores import cores
 
+KERNELS = posts.lead, posts.serve
 _WATCH_SECONDS = 200e-6  # how long a helper looks out for the next job: waking it takes about as long
 _NEAR_SECONDS = 20e-6  # how much of that it keeps its core for itself
 _MEET_SECONDS = 40e-6  # how long a worker waits for others before it offers its core

@@ -1,10 +1,11 @@
-"""What several test files share: the dtypes, and a worker to call single kernels with."""
+"""What several test files share: the dtypes, ways to run a trainer, and a worker to call single kernels with."""
 
 import hypothesis
 import numpy as np
 import pytest
 
 from hotloop import cpu_backend
+from hotloop.brief_calls import BriefCalls
 from hotloop.kernels import _ahead, _jit
 from hotloop.kernels._context import BATCH, CONTEXT, GRADIENT, LOSS, SCRATCH, UPDATE, WEIGHT, ZEROS
 from hotloop.kernels._cores import cores
@@ -32,6 +33,24 @@ def dtype(request):
 @pytest.fixture(scope="session")
 def worker():
     return Worker
+
+
+@pytest.fixture
+def step_by_step(monkeypatch):
+    """A callback after every step."""
+    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+
+
+@pytest.fixture
+def generally(monkeypatch):
+    """What a function does where no call is made in brief."""
+
+    def run(function, *arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(BriefCalls, "_keep_brief", lambda *arguments: None)
+            return function(*arguments)
+
+    return run
 
 
 class Worker:

@@ -18,11 +18,6 @@ def backend(request):
     return request.param
 
 
-@pytest.fixture
-def step_by_step(monkeypatch):
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
-
-
 def make(schedule, optimizer=None, backend="numpy", **options):
     net = hl.Sequential(hl.Dense(6, 5), hl.Tanh(), hl.Dense(5, 3), seed=1)
     return hl.Trainer(net, hl.MSELoss(), optimizer or hl.SGD(lr=0.1), schedule=schedule,
