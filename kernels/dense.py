@@ -63,7 +63,7 @@ def dense_input_gradient(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
 @kernel
 def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width, w, w_first, bias, gradient, onto,
                              chain, context, low, high):
-    """dW and dbias for units [low, high), then the optimizer `chain` on the elements of each unit.
+    """dW and dbias for units [low, high), then the optimizer `chain` on their elements, group by group.
 
     A unit is PANEL rows of one panel of W; the last unit of a panel takes the bias row along. The gradient of up to
     DENSE_GROUP units that follow each other is made in the worker's scratch. It goes to `gradient`, which is laid out

@@ -38,9 +38,10 @@ RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (DENSE, "(panel * (x_cols + 1) + strip * PANEL)", "(panel * x_cols + strip * PANEL)", PRODUCT),
-    (DENSE, "if bias and strip == strips - 1:", "if bias and strip == 0:", PRODUCT),
+    (DENSE, "if bias and strip + group == strips:", "if bias and strip == 0:", PRODUCT),
+    (DENSE, "target + (i * PANEL + j) * SIZE, PANEL)", "target + i * PANEL * SIZE, PANEL)", PRODUCT),
     (DENSE, "w + x_cols * PANEL * SIZE, 0, size", "w + (x_cols - 1) * PANEL * SIZE, 0, size", PRODUCT),
-    (DENSE, "for j in range(columns, PANEL):", "for j in range(columns + 1, PANEL):", PADDING),
+    (DENSE, "widen(scratch + i * PANEL * SIZE, columns,", "widen(scratch + i * PANEL * SIZE, columns + 1,", PADDING),
     (GEMM, "            if k > 0:", "            if k > _BLOCK:", PANELS),
     (GEMM, "(panel * b_panel + k * PANEL) * SIZE", "panel * b_panel * SIZE", PANELS),
     (GEMM, "(c, PANEL) if k > 0 else", "(c, PANEL) if k > _BLOCK else", PANELS),
@@ -62,7 +63,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (SMOOTH, "select(below, 1.0, -e)", "1.0", ROWS),
     (SMOOTH, "    n_low += lifted * select(", "    n_low += 0.0 * select(", ELEMENTARY),
     (GATES, "select(lifted < -0.0, lifted, -0.0)", "lifted", ("tests/test_elementary.py", "-k", "sign")),
-    (GATES, "select(a < 0.55,", "select(a < 1.5,", ELEMENTARY),
+    (GATES, "select(a < _TANH_NEAR,", "select(a < 1.5,", ELEMENTARY),
     (WAVES, "select(digit(t, 1), -value, value)", "value", ELEMENTARY),
     ("kernels/_elementwise.py", "inside &= abs(source[i])", "inside |= abs(source[i])", ELEMENTARY),
     ("kernels/_sums.py", "q, fma(-q, over_low, rest) + low", "q, rest + low", ELEMENTARY),

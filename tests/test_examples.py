@@ -89,7 +89,7 @@ def test_fashion_mnist(folder, backend):
     assert re.fullmatch(r"test accuracy [01]\.\d{3}", lines[-1]) and float(lines[-1].split()[-1]) > 0.8
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch, which is compared with, is not installed")
 def test_fashion_mnist_against_torch(folder):
     status, lines, errors = run(EXAMPLES / "fashion_mnist.py", "--data", str(folder), "--epochs", "1",
                                 "--against-torch")
