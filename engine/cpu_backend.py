@@ -8,7 +8,7 @@ from hotloop.kernels import _ahead, _context, _jit, data, walk
 from hotloop.kernels._target import host
 
 from . import cost, team
-from .order import permutation
+from .order import permute
 from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
 
@@ -64,9 +64,9 @@ class CpuBackend:
         bound._make_contexts(1)
         return bound
 
-    def order(self, seed, epoch, rows):
-        """The order of an epoch's rows, int64: the numpy backend's."""
-        return permutation(seed, epoch, rows, self.dtype)
+    def permute(self, seed, epoch, order):
+        """Write the order of an epoch's rows, int64: the numpy backend's."""
+        permute(seed, epoch, order, self.dtype)
 
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient, in torch's shape."""

@@ -33,9 +33,9 @@ class NumpyBackend:
         """Nothing to bind: nodes are run as they are."""
 
     @staticmethod
-    def order(seed, epoch, rows):
-        """The order of an epoch's rows, int64."""
-        return np.random.default_rng([seed, epoch]).permutation(rows).astype(np.int64, copy=False)
+    def permute(seed, epoch, order):
+        """Write the order of an epoch's rows, int64."""
+        order[:] = np.random.default_rng([seed, epoch]).permutation(len(order))
 
     def read(self, program, region, name):
         """A copy of one parameter, of one optimizer state of it, or of its gradient."""

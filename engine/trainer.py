@@ -17,6 +17,7 @@ from .lbfgs import LBFGS
 from .network import Network
 from .objective import Objective
 from .optimizers import OPTIMIZERS
+from .order import Orders
 from .schedules import SCHEDULES
 from .state import Holder
 
@@ -168,15 +169,16 @@ class Trainer(Holder, Inference, BriefCalls):
         rows = len(examples)
         batch = min(self.batch_size, rows)
         batches = -(-rows // batch)
-        most, seconds, orders = min(most, max(1, _PLACES // rows)), 0.0, {}
+        most, seconds, counts = min(most, max(1, _PLACES // rows)), 0.0, {}
+        orders = Orders(self._backend.permute, self.seed, rows)
         while epochs:
             started = time.perf_counter()
             steps = max(1, min(self._chunk(), min(most, epochs) * batches - self._position))
             ahead = range(self.epoch, self.epoch - (-(self._position + steps) // batches))
-            orders = {epoch: orders.get(epoch) or self._order(examples, epoch, batch) for epoch in ahead}
-            order = [orders[epoch][0] for epoch in ahead]
-            arrays = examples.arrays | {"order": order[0] if len(order) == 1 or not self.shuffle else
-                                        np.concatenate(order)}
+            order = orders.of(ahead) if self.shuffle else None
+            arrays = examples.arrays | {"order": order}
+            counts = {epoch: counts[epoch] if epoch in counts else self._counts(examples, order, place, batch)
+                      for place, epoch in enumerate(ahead)}
             places = self._position + np.arange(steps)
             parts = []  # steps of each epoch, and its logs
             self._backend.bind(program)  # compiles what is missing, which an interrupt may stop
@@ -190,7 +192,7 @@ class Trainer(Holder, Inference, BriefCalls):
                 rates = np.broadcast_to(program.settings["lr"], steps)
                 done = 0
                 for epoch in ahead:
-                    first, counted = self._position, orders[epoch][1]
+                    first, counted = self._position, counts[epoch]
                     size = min(steps - done, batches - first)
                     found = losses[done : done + size] * counted[first : first + size]
                     found[0] += self._loss_sum
@@ -214,17 +216,18 @@ class Trainer(Holder, Inference, BriefCalls):
             if self._stopped:
                 return
 
-    def _order(self, examples, epoch, batch):
-        """The order of an epoch's rows, or None, and what each of its batches counts for in the mean."""
+    def _counts(self, examples, order, place, batch):
+        """What each batch of an epoch counts for in the mean; its order is the one at this place of `order`."""
         rows = len(examples)
         firsts = np.arange(0, rows, batch)
-        order = self._backend.order(self.seed, epoch, rows) if self.shuffle else None
         if self.objective.sums:
-            return order, np.ones(len(firsts))
+            return np.ones(len(firsts))
         if examples.counts is None:
-            return order, np.minimum(rows - firsts, batch).astype(np.float64)
+            return np.minimum(rows - firsts, batch).astype(np.float64)
         counts = examples.counts.astype(np.float64)
-        return order, np.add.reduceat(counts if order is None else counts[order], firsts)
+        if order is not None:
+            counts = counts[order[place * rows : (place + 1) * rows]]
+        return np.add.reduceat(counts, firsts)
 
     def step(self, xb, yb, sample_weight=None):
         """Make one update on a batch (any number of rows); return the batch's loss before the update.

@@ -9,4 +9,5 @@ ZEROS = 5  # address of PANEL zeros, then a one
 SCRATCH = 6  # address of the worker's own memory
 WORKER = 7  # number of the worker
 WEIGHT = 8  # float64: what the rows of this batch count for in a mean, together
+REST = 9  # rows of the epoch from START on
 CONTEXT = 16  # cells of a block: two cache lines

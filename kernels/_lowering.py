@@ -6,7 +6,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._intrinsics import I1, I32, I64, declared, simple, span
+from ._intrinsics import I1, I32, I64, declared, prefetch, simple, span
 from ._vectors import Vectors
 
 _TRIPLE = llvm.get_process_triple()
@@ -58,6 +58,9 @@ class Lowering(Vectors):
                                self.scalar_bytes)
 
         return simple(types.void(types.int64, types.int64, types.int64), emit)
+
+    def make_prefetch(self):
+        return simple(types.void(types.int64), prefetch)
 
     def make_room(self):
         scalar, align = self.scalar, 64
@@ -259,6 +262,13 @@ class Lowering(Vectors):
             return builder.extract_value(builder.cmpxchg(cell, expected, value, "seq_cst", "seq_cst"), 0)
 
         return simple(types.int64(types.int64, types.int64, types.int64), emit)
+
+    def make_draw_bits(self):
+        def emit(builder, function, state):
+            kind = ir.FunctionType(I64, [I64])
+            return builder.call(builder.inttoptr(function, kind.as_pointer()), [state])
+
+        return simple(types.int64(types.int64, types.int64), emit)
 
     def make_acquire(self):
         def emit(builder, function, lock):

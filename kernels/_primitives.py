@@ -233,6 +233,10 @@ def copy(target, source, size):
     _array(target, size, real)[:] = _array(source, size, real)
 
 
+def prefetch(address):
+    """Ask for the cache line at `address`, which need not be mapped."""
+
+
 _KERNEL = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
 
 
@@ -274,6 +278,11 @@ def pause():
 def yield_thread(address):
     """Give the time slice away through the C function at `address`."""
     ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+
+
+def draw_bits(function, state):
+    """64 random bits by `next_uint64` of one of NumPy's generators, the function at this address, and its state."""
+    return ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(function)(state)
 
 
 def acquire(function, lock):

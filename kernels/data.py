@@ -3,9 +3,13 @@
 A check fails where a number of the batch is not in its range; standing first, it ends a run that has changed nothing.
 """
 
-from ._context import BATCH, CONTEXT, START
+from ._context import BATCH, CONTEXT, REST, START
 from ._jit import kernel
-from ._primitives import PANEL, SIZE, copy, ints, real, reals, widen
+from ._primitives import PANEL, SIZE, copy, draw_bits, ints, prefetch, real, reals, widen
+
+WORDS = 512  # of 64 bits that are drawn at once
+_UNDER_WAY = 1024  # bytes of rows that are asked for ahead
+_DRAWN = 32  # swaps whose places are asked for ahead
 
 
 def row_of(order, place):
@@ -18,12 +22,16 @@ def row_of(order, place):
 @kernel
 def gather(source, source_cols, order, y, y_panel, context, low, high):
     """y[i] = source[order[START + i]], row by row, into panels; without an order, source[START + i]."""
-    start = ints(context, CONTEXT)[START]
+    cells, size = ints(context, CONTEXT), source_cols * SIZE
+    start, last, ahead = cells[START], cells[REST] - 1, 1 + _UNDER_WAY // size
     for i in range(low, high):
         row = row_of(order, start + i)
+        coming = source + row_of(order, start + max(i, min(i + ahead, last))) * size
         for first in range(0, source_cols, PANEL):
             place = y + (first // PANEL * y_panel + i * PANEL) * SIZE
-            widen(source + (row * source_cols + first) * SIZE, min(PANEL, source_cols - first), place)
+            prefetch(coming + first * SIZE)
+            widen(source + row * size + first * SIZE, min(PANEL, source_cols - first), place)
+        prefetch(coming + size - 1)
     return 0
 
 
@@ -88,23 +96,27 @@ def check_labels(source, least, most, context, low, high):
 
 
 @kernel
-def shuffle(order, rows, draws, draw_count, context, low, high):
-    """order = a permutation of 0 ... rows - 1 by Fisher and Yates, from random words of 32 bits, two in each int64.
+def shuffle(order, rows, words, draw, state, context, low, high):
+    """order = a permutation of 0 ... rows - 1 by Fisher and Yates, from words of 32 bits, two in each that is drawn.
 
     A word's last digits, as many as the limit has, are a place unless they are above the limit. So does NumPy's
     `Generator.permutation`, with this result. A refused place is no branch here, but a swap of a number with itself.
-    Gives 1 where the words do not suffice.
+    draw: the address of the generator's function that makes 64 bits of its `state`. words: room for WORDS of them.
     """
-    numbers, words = ints(order, rows), ints(draws, draw_count // 2)
+    numbers, drawn = ints(order, rows), ints(words, WORDS)
     for i in range(rows):
         numbers[i] = i
-    last, mask, used = rows - 1, 1, 0
+    last, mask, used = rows - 1, 1, 2 * WORDS
     while mask < last:
         mask = 2 * mask + 1
     while last > 0:
-        if used == draw_count:
-            return 1
-        place = words[used >> 1] >> (used & 1) * 32 & mask
+        if used == 2 * WORDS:
+            for i in range(WORDS):
+                drawn[i] = draw_bits(draw, state)
+            used = 0
+        coming = min(used + _DRAWN, 2 * WORDS - 1)
+        prefetch(order + (drawn[coming >> 1] >> (coming & 1) * 32 & mask) * 8)
+        place = drawn[used >> 1] >> (used & 1) * 32 & mask
         used += 1
         taken = place <= last
         other = place if taken else last

@@ -10,7 +10,7 @@ Which worker computes an element changes nothing in how it is computed.
 
 import numpy as np
 
-from ._context import BATCH, CONTEXT, LOSS, START, UPDATE, WEIGHT
+from ._context import BATCH, CONTEXT, LOSS, REST, START, UPDATE, WEIGHT
 from ._jit import kernel
 from ._primitives import atomic_add, atomic_load, atomic_store, call, doubles, ints, pause, yield_thread
 
@@ -47,7 +47,7 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, updat
     done, before = 0, 0
     for step in range(steps):
         size = min(batch, rows - start)
-        cells[BATCH], cells[START], cells[UPDATE] = size, before + start, update + step
+        cells[BATCH], cells[START], cells[REST], cells[UPDATE] = size, before + start, rows - start, update + step
         numbers[LOSS], numbers[WEIGHT] = 0.0, size
         if worker == 0:
             for i in range(change_count):

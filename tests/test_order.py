@@ -3,24 +3,34 @@
 import numpy as np
 import pytest
 
-from hotloop.order import permutation
+from hotloop.numpy_backend import NumpyBackend
+from hotloop.order import Orders, permute
+
+
+def numpy_order(seed, epoch, rows):
+    return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 499, 500, 511, 512, 513, 1023, 1025, 32767, 32768, 32769, 44000, 300_000])
 def test_the_order_of_rows_is_that_of_numpy(rows):
+    order = np.empty(rows, np.int64)
     for seed, epoch in ((0, 0), (0, 1), (7, 0), (2**40, 12345)):
-        order = permutation(seed, epoch, rows, "float32")
-        assert order.dtype == np.int64
-        np.testing.assert_array_equal(order, np.random.default_rng([seed, epoch]).permutation(rows))
+        permute(seed, epoch, order, "float32")
+        np.testing.assert_array_equal(order, numpy_order(seed, epoch, rows))
 
 
-def test_too_few_random_words_are_no_matter(monkeypatch):
-    monkeypatch.setattr("hotloop.order._draws", lambda rows: rows)
-    np.testing.assert_array_equal(permutation(0, 0, 1000, "float32"), np.random.default_rng([0, 0]).permutation(1000))
+def test_many_orders_are_those_of_numpy():
+    """Places are refused at every stage of some of these."""
+    order = np.empty(1400, np.int64)
+    for epoch in range(500):
+        permute(1, epoch, order, "float32")
+        np.testing.assert_array_equal(order, numpy_order(1, epoch, 1400))
 
 
-def test_random_words_suffice(monkeypatch):
-    expected = [np.random.default_rng([1, epoch]).permutation(1400) for epoch in range(500)]
-    monkeypatch.setattr(np.random, "default_rng", None)
-    for epoch, order in enumerate(expected):
-        np.testing.assert_array_equal(permutation(1, epoch, 1400, "float32"), order)
+def test_orders_of_epochs_that_follow_each_other():
+    """Whatever ranges are asked for after each other, some of whose epochs are there already."""
+    orders, written = Orders(lambda *given: written.append(given[1]) or NumpyBackend.permute(*given), 3, 7), []
+    for epochs in (range(1), range(3), range(2, 4), range(2, 9), range(5, 6), range(5, 8), range(20, 22), range(1)):
+        expected = np.concatenate([numpy_order(3, epoch, 7) for epoch in epochs])
+        np.testing.assert_array_equal(orders.of(epochs), expected)
+    assert written == [0, 1, 2, 3, *range(4, 9), 6, 7, 20, 21, 0]
