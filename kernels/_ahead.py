@@ -6,6 +6,7 @@ needed.
 """
 
 import contextlib
+import gc
 import json
 import os
 import queue
@@ -113,6 +114,8 @@ class _Helper(threading.Thread):
 def serve():
     """What a helper process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    gc.disable()  # it would look through all of Numba again and again in these few seconds
+    sys.modules.setdefault("scipy", None)  # Numba would import it, for products of its own
     from . import _compile, data, sweep, walk  # noqa: F401  what takes long, and all kernels, before the first job
 
     known = {_jit.symbol(function, dtype): function for function in _jit.kernels for dtype in ("float32", "float64")}
