@@ -9,12 +9,14 @@ from ._jit import kernel
 from ._primitives import LANES, PANEL, SIZE, ints, reals, select, transpose
 
 _GROUP_BYTES = 16384  # of scratch for one matrix: half of a first-level cache
+_TURN = 4  # vectors that LLVM lets a loop take in one turn; what does not fill a turn goes number by number
 _BLOCK = 16  # columns that are added up by themselves before their sum joins the others
 
 
 def group_rows(columns, lanes, itemsize):
-    """Rows of a group: as many as keep it in the first-level cache, at most 64, at least one vector."""
-    return max(lanes, min(64, _GROUP_BYTES // itemsize // columns // lanes * lanes))
+    """Rows of a group: whole turns of a loop, as many as keep it in the first-level cache, at most 64, at least one."""
+    turn = _TURN * lanes
+    return max(turn, min(64, _GROUP_BYTES // itemsize // columns // turn * turn))
 
 
 def group_size(columns, lanes, itemsize):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tolerances import close
 
+from hotloop.cpu_backend import layout
 from hotloop.kernels import OPS, _jit
 from hotloop.kernels._target import host
 from hotloop.kernels.normalization import track_moments
@@ -66,7 +67,8 @@ def call(worker, name, case, operands, result, dtype, cuts):
         values |= {f"{base}_panel": memory[base][0].size, f"{base}_panels": len(memory[base]),
                    f"{base}_cols": array.shape[-1]}
     end = rows if op.phase == "rows" else -(-result.shape[-1] // panel)
-    one, cuts = worker(dtype, batch=rows, update=UPDATE, scratch=2**17), [min(cut, end) for cut in cuts]
+    scratch = layout(dtype).scratch(max(array.shape[-1] for array in given))
+    one, cuts = worker(dtype, batch=rows, update=UPDATE, scratch=scratch), [min(cut, end) for cut in cuts]
     for low, high in zip([0, *cuts], [*cuts, end], strict=True):
         assert one.run(kernel, low, high, **values) == 0
     assert before == {base: memory[base].tobytes() for base in before}
