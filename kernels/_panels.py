@@ -10,7 +10,7 @@ from ._primitives import LANES, PANEL, SIZE, ints, reals, select, transpose
 
 _GROUP_BYTES = 16384  # of scratch for one matrix: half of a first-level cache
 _TURN = 4  # vectors that LLVM lets a loop take in one turn; what does not fill a turn goes number by number
-_BLOCK = 16  # columns that are added up by themselves before their sum joins the others
+BLOCK = 16  # columns that are added up by themselves before their sum joins the others
 
 
 def group_rows(columns, lanes, itemsize):
@@ -65,10 +65,10 @@ def add_columns(source, stride, columns, rows, total, block):
     totals, sums = reals(total, rows), reals(block, rows)
     for i in range(rows):
         totals[i] = 0.0
-    for first in range(0, columns, _BLOCK):
+    for first in range(0, columns, BLOCK):
         for i in range(rows):
             sums[i] = 0.0
-        for c in range(first, min(first + _BLOCK, columns)):
+        for c in range(first, min(first + BLOCK, columns)):
             column = reals(source + c * stride * SIZE, rows)
             for i in range(rows):
                 sums[i] = sums[i] + column[i]

@@ -10,6 +10,7 @@ from ._jit import kernel
 from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
 from ._primitives import LANES, PANEL, SIZE, ints, real, reals, select
 from .elementary import log
+from .exponential import RAISED
 from .losses import (
     NOTHING,
     Loss,
@@ -53,12 +54,11 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
         weights = reals(block, count)
         for i in range(count):
             shares[i] = tops[i] - every[class_of(labels[i], ignored) * group + i]
-        exp_columns(z, group, x_cols, count, top)
-        add_columns(z, group, x_cols, count, total, block)
+        exp_columns(z, group, x_cols, count, top, total, block, True)
         for i in range(count):
             weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
         for i in range(count):
-            shares[i] = (shares[i] + log(totals[i])) * weights[i]
+            shares[i] = (shares[i] + log(totals[i] * RAISED[0])) * weights[i]
             weights[i] = weights[i] * factor
             totals[i] = weights[i] / totals[i]
         scale_columns(z, group, x_cols, count, total)
@@ -145,10 +145,9 @@ def against(z, group, size, columns, count, loss, factors, context):
             costs[i] = select(wanted[i] == 0.0, 0.0, wanted[i] * (tops[i] - given[i]))
     add_columns(terms, group, columns, count, loss, block)
     add_columns(goal, group, columns, count, mass, block)
-    exp_columns(z, group, columns, count, top)
-    add_columns(z, group, columns, count, total, block)
+    exp_columns(z, group, columns, count, top, total, block, True)
     for i in range(count):
-        shares[i] = shares[i] + masses[i] * log(totals[i])
+        shares[i] = shares[i] + masses[i] * log(totals[i] * RAISED[0])
         totals[i] = masses[i] / totals[i]
     for c in range(columns):
         given, wanted = reals(z + c * group * SIZE, count), reals(goal + c * group * SIZE, count)

@@ -1,6 +1,6 @@
 """Exponentials, logarithms and powers. Splitting constants for ln 2 are those of Cephes (S. Moshier)."""
 
-from ._primitives import ROUND, ByPrecision, exp2i, exponent, fma, mantissa, polynomial, select
+from ._primitives import DOUBLE, ROUND, ByPrecision, exp2i, exponent, fma, mantissa, polynomial, select
 from ._sums import product_sum, quotient, two_product, two_sum, two_sum_ordered
 
 _INFINITY = float("inf")
@@ -10,6 +10,8 @@ _LN2 = ByPrecision(single=(0.693359375, -2.12194440e-4), double=(6.9314575195312
 _EXP_RANGE = ByPrecision(single=(-105.0, 89.0), double=(-746.0, 710.0))  # beyond it exp is 0 or infinite
 LIFT, LOWERED = 96, 2.0**-96  # exp(n) 2**LIFT is a normal number for n >= LEAST; its inverse
 LEAST = ByPrecision(single=(-110.0,), double=(-752.0,))  # up to here n exp(n) is 0
+RAISED = ByPrecision(single=(2.0**-24,), double=(2.0**-53,))  # times `exp_raised` is exp
+_GONE = ByPrecision(single=(-104.0,), double=(-745.2,))  # below it exp rounds to 0
 _WHOLE = ByPrecision(single=(2.0**23,), double=(2.0**52,))  # from here on all numbers are integers
 _NORMAL = ByPrecision(single=(2.0**-126,), double=(2.0**-1022,))  # the smallest normal number
 # (exp(r) - 1 - r) / r**2 for |r| <= ln(2)/2
@@ -77,6 +79,13 @@ def exp_lifted(n):
     m, t = exp_parts(n)
     power = exp2i(t, LIFT)
     return fma(m, power, power)
+
+
+def exp_raised(n):
+    """exp(n) over RAISED for n <= 0: normal numbers, or 0 where exp(n) rounds to it, for sums and what is divided by them."""
+    m, t = exp_parts(n)
+    power = exp2i(t, 53 if DOUBLE else 24)
+    return select(n < _GONE[0], 0.0, fma(m, power, power))
 
 
 def exp(x):

@@ -9,9 +9,10 @@ import numpy as np
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
-from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
+from ._panels import BLOCK, add_columns, from_columns, group_rows, group_size, max_columns, to_columns
 from ._primitives import LANES, PANEL, SIZE, ints, reals
 from .elementary import exp, log
+from .exponential import RAISED, exp_raised
 
 
 @kernel
@@ -24,8 +25,7 @@ def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
         count, row = min(group, high - first), first * PANEL * SIZE
         to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
         max_columns(z, group, y_cols, count, top, context)
-        exp_columns(z, group, y_cols, count, top)
-        add_columns(z, group, y_cols, count, total, block)
+        exp_columns(z, group, y_cols, count, top, total, block, True)
         totals = reals(total, count)
         for i in range(count):
             totals[i] = 1.0 / totals[i]
@@ -39,25 +39,19 @@ def log_softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
     """Logarithm of softmax over each row; y may be x."""
     z = ints(context, CONTEXT)[SCRATCH]
     group, size = group_rows(y_cols, LANES, SIZE), group_size(y_cols, LANES, SIZE)
-    power, top = z + size * SIZE, z + 2 * size * SIZE
-    total, block = top + group * SIZE, top + 2 * group * SIZE
+    top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
         to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
         max_columns(z, group, y_cols, count, top, context)
+        exp_columns(z, group, y_cols, count, top, total, block, False)
         tops, totals = reals(top, count), reals(total, count)
-        for c in range(y_cols):
-            column, powers = reals(z + c * group * SIZE, count), reals(power + c * group * SIZE, count)
-            for i in range(count):
-                column[i] = column[i] - tops[i]
-                powers[i] = exp(column[i])
-        add_columns(power, group, y_cols, count, total, block)
         for i in range(count):
-            totals[i] = log(totals[i])
+            totals[i] = log(totals[i] * RAISED[0])
         for c in range(y_cols):
             column = reals(z + c * group * SIZE, count)
             for i in range(count):
-                column[i] = column[i] - totals[i]
+                column[i] = column[i] - tops[i] - totals[i]
         from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
     return 0
 
@@ -91,13 +85,26 @@ def _backward_kernel(name, term, slope):
     return kernel(backward, name)
 
 
-def exp_columns(z, stride, columns, rows, top):
-    """z[c, i] = exp(z[c, i] - top[i])."""
-    tops = reals(top, rows)
-    for c in range(columns):
-        column = reals(z + c * stride * SIZE, rows)
+def exp_columns(z, stride, columns, rows, top, total, block, keep):
+    """total[i] = sum of exp(z[c, i] - top[i]) over c, added up as by `add_columns`; if `keep`, z becomes what is added.
+
+    Both are `exp_raised`; top[i] is the largest z[c, i].
+    """
+    tops, totals, sums = reals(top, rows), reals(total, rows), reals(block, rows)
+    for i in range(rows):
+        totals[i] = 0.0
+    for first in range(0, columns, BLOCK):
         for i in range(rows):
-            column[i] = exp(column[i] - tops[i])
+            sums[i] = 0.0
+        for c in range(first, min(first + BLOCK, columns)):
+            column = reals(z + c * stride * SIZE, rows)
+            for i in range(rows):
+                power = exp_raised(column[i] - tops[i])
+                sums[i] = sums[i] + power
+                if keep:
+                    column[i] = power
+        for i in range(rows):
+            totals[i] = totals[i] + sums[i]
 
 
 def scale_columns(z, stride, columns, rows, scale):

@@ -97,7 +97,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (ADAM, "step = fma(of_slope, slope, of_mean * m)", "step = of_mean * m", UPDATE),
     (ADAM, "means[i] = fma(new2, change, mean)", "means[i] = aim", UPDATE),
     ("kernels/arithmetic.py", "return x + y", "return x", ROWS),
-    ("kernels/_panels.py", "range(first, min(first + _BLOCK, columns))", "range(first, first + _BLOCK)", LOSS),
+    ("kernels/_panels.py", "range(first, min(first + BLOCK, columns))", "range(first, first + BLOCK)", LOSS),
     (EXPONENTIAL, "single=(-105.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),
     (EXPONENTIAL, "select(x * x == 0.0,", "select(x == 0.0,", ELEMENTARY),
     ("kernels/rrelu.py", "chosen[j] > 0.0", "source[j] > 0.0", SLOPES),
