@@ -8,7 +8,7 @@ What happens to parameters stands in `updates`, general ops on the features of e
 
 from itertools import zip_longest
 
-from hotloop.kernels import OPS, _jit
+from hotloop.kernels import OPS, _jit, _rows
 from hotloop.kernels import data as data_kernels
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 from hotloop.kernels.losses import LOSSES, NOTHING, total_loss, total_weight
@@ -191,23 +191,23 @@ class _Planner(Updates):
     def _apply(self, node):
         """An op by itself, its operands told by the kernel's parameters."""
         columns = max(operand.shape[-1] for operand in (node, *node.inputs) if operand.shape)
-        self.work_on_rows(columns)
+        kernel = self._row_kernel(node.op, columns)
         if node.op.removesuffix("_backward") in ACTIVATIONS:
             self._elementwise(node, "rows")
             return
         op, source = OPS[node.op], node.inputs[0]
         if self.only(source, node) and source.shape == node.shape:
             self.place[node] = self.of(source)
-        names = [name for name in _operands(op.cpu) if name not in node.attributes]
+        names = [name for name in _operands(kernel) if name not in node.attributes]
         inputs = [self.of(operand) for operand in node.inputs if operand.op != "key"]
-        operands = {name: value for name, value in node.attributes.items() if name in _jit.operands(op.cpu)}
+        operands = {name: value for name, value in node.attributes.items() if name in _jit.operands(kernel)}
         if op.phase == "update":
             operands |= dict(zip(names, inputs, strict=True))
-            self.emit(node.op, op.cpu, "units", [node], operands, (), 1, closing=True)
+            self.emit(node.op, kernel, "units", [node], operands, (), 1, closing=True)
             return
         *names, result = [name for name in names if name != "key"]
         operands |= dict(zip_longest(names, inputs)) | {result: self.buffer(node)}
-        self.emit(node.op, op.cpu, op.phase, [node], operands, (result,), self.layout.panels(columns))
+        self.emit(node.op, kernel, op.phase, [node], operands, (result,), self.layout.panels(columns))
 
     def _loss(self, node):
         prediction, target, *sample = node.inputs
@@ -225,9 +225,9 @@ class _Planner(Updates):
         if OPS[node.op].gradient is not None:
             operands["dx"] = (self._new(f"d_{prediction.name}", columns) if backward is None
                               else self.buffer(backward))
-        self.work_on_rows(columns)
+        kernel = self._row_kernel(node.op, columns)
         self._total_weight(LOSSES[node.op], given, target, sample)
-        self.emit(node.op, OPS[node.op].cpu, "rows", [node] if backward is None else [node, backward], operands,
+        self.emit(node.op, kernel, "rows", [node] if backward is None else [node, backward], operands,
                    tuple(name for name in ("loss", "dx") if name in operands))
         self.losses.append({"loss": operands["loss"], "share": given["share"], "scale": scale})
 
@@ -281,6 +281,15 @@ class _Planner(Updates):
         """Whether `user` alone reads the buffer of `node`."""
         owner = features.origin(node)
         return self.users[owner] == [user] and owner not in self.results
+
+    def _row_kernel(self, name, columns):
+        """The kernel of an op along rows of so many columns, which alone decide; makes room for it to work in."""
+        op = OPS[name]
+        if op.wide is not None and _rows.many(columns, self.layout.panel):
+            self.scratch = max(self.scratch, _rows.scratch_size(self.layout.panel))
+            return op.wide
+        self.work_on_rows(columns)
+        return op.cpu
 
     def work_on_rows(self, columns):
         """Make room for a kernel that turns rows of so many columns."""

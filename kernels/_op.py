@@ -32,6 +32,7 @@ class Op:
     tangent: `(graph, node, tangents) -> node`, forward mode; a tangent is a node or None for zero. `linear` for an op
         that is linear in its operands together; None for elementwise ones, where it follows from `gradient`.
     arity: the number of operands of an elementwise op; 0 for others.
+    wide: a kernel like `cpu` that the plan takes where rows have many columns (`_rows`).
     """
 
     name: str
@@ -47,6 +48,7 @@ class Op:
     cases: tuple[Mapping[str, Any], ...] = ({},)
     tangent: Callable[..., Any] | None = None
     arity: int = 0
+    wide: Callable[..., int] | None = None
 
 
 def register(op):

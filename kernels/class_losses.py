@@ -9,6 +9,7 @@ from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
 from ._primitives import LANES, PANEL, SIZE, ints, real, reals, select
+from ._rows import BLOCK_ROWS, exp_rows, fill_line, max_rows, scale_rows
 from .elementary import log
 from .exponential import RAISED
 from .losses import (
@@ -66,6 +67,35 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
             place = class_of(labels[i], ignored) * group + i
             every[place] = every[place] - weights[i]
         from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
+    return 0
+
+
+@kernel
+def cross_entropy_wide(x, x_panel, x_cols, target, sample, weight, ignored, share: float, scale: float, loss, dx,
+                       dx_panel, context, low, high):
+    """Cross-entropy of many classes against class indices (int64); dx may be x."""
+    factor, block, edge = factor_of(context, share, scale), BLOCK_ROWS * PANEL * SIZE, ints(context, CONTEXT)[SCRATCH]
+    most, total, shift = edge + block, edge + 2 * block, edge + 3 * block
+    for first in range(low, high, BLOCK_ROWS):
+        rows, row = min(BLOCK_ROWS, high - first), first * PANEL * SIZE
+        labels, shares = ints(target + first * 8, rows), reals(loss + first * SIZE, rows)
+        weights = reals(shift, rows)  # free after `exp_rows`
+        max_rows(x + row, x_panel, x_cols, edge, most, context, 0, rows)
+        for i in range(rows):
+            own = at(x + row, x_panel, i, class_of(labels[i], ignored))
+            shares[i] = reals(most + i * PANEL * SIZE, PANEL)[0] - own
+        exp_rows(x + row, x_panel, x_cols, edge, most, shift, dx + row, dx_panel, total, context, 0, rows)
+        for i in range(rows):
+            line = reals(total + i * PANEL * SIZE, PANEL)
+            weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
+            shares[i] = (shares[i] + log(line[0] * RAISED[0])) * weights[i]
+            weights[i] = weights[i] * factor
+            fill_line(line, weights[i] / line[0])
+        scale_rows(dx + row, dx_panel, x_cols, total, rows)
+        for i in range(rows):
+            c = class_of(labels[i], ignored)
+            slope = reals(dx + row + (c // PANEL * dx_panel + i * PANEL + c % PANEL) * SIZE, 1)
+            slope[0] = slope[0] - weights[i]
     return 0
 
 
@@ -201,7 +231,7 @@ _PLAIN = {"weight": None, "ignore_index": -100}
 _WEIGHTED = {"weight": (0.5, 2.0, 0.0, 1.5), "ignore_index": 0}
 _SMOOTH = {"label_smoothing": 0.1}
 register_loss("cross_entropy", labels_shape, _label_terms, cross_entropy, Loss(_operands, True, True),
-              (_PLAIN, _WEIGHTED))
+              (_PLAIN, _WEIGHTED), wide=cross_entropy_wide)
 register_loss("cross_entropy_smooth", labels_shape, _label_terms, cross_entropy_smooth, Loss(_operands, True, True),
               (_PLAIN | _SMOOTH, _WEIGHTED | _SMOOTH))
 register_loss("cross_entropy_probabilities", targets_shape, _probability_terms, cross_entropy_probabilities,

@@ -10,7 +10,7 @@ _LN2 = ByPrecision(single=(0.693359375, -2.12194440e-4), double=(6.9314575195312
 _EXP_RANGE = ByPrecision(single=(-105.0, 89.0), double=(-746.0, 710.0))  # beyond it exp is 0 or infinite
 LIFT, LOWERED = 96, 2.0**-96  # exp(n) 2**LIFT is a normal number for n >= LEAST; its inverse
 LEAST = ByPrecision(single=(-110.0,), double=(-752.0,))  # up to here n exp(n) is 0
-RAISED = ByPrecision(single=(2.0**-24,), double=(2.0**-53,))  # times `exp_raised` is exp
+RAISED = ByPrecision(single=(2.0**-24,), double=(2.0**-53,))  # times `exp_raised`, it is exp
 _GONE = ByPrecision(single=(-104.0,), double=(-745.2,))  # below it exp rounds to 0
 _WHOLE = ByPrecision(single=(2.0**23,), double=(2.0**52,))  # from here on all numbers are integers
 _NORMAL = ByPrecision(single=(2.0**-126,), double=(2.0**-1022,))  # the smallest normal number
@@ -82,7 +82,7 @@ def exp_lifted(n):
 
 
 def exp_raised(n):
-    """exp(n) over RAISED for n <= 0: normal numbers, or 0 where exp(n) rounds to it, for sums and what is divided by them."""
+    """exp(n) over RAISED for n <= 0: a normal number, or 0 where exp(n) rounds to 0; for shares of a sum of such."""
     m, t = exp_parts(n)
     power = exp2i(t, 53 if DOUBLE else 24)
     return select(n < _GONE[0], 0.0, fma(m, power, power))

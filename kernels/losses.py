@@ -189,11 +189,12 @@ def elementwise_loss(name, value, slope, reference, reference_slope, parameter="
     register_loss(name, targets_shape, terms, kernel(rows, name), Loss(operands), cases, reductions)
 
 
-def register_loss(name, shape, terms, rows, loss, cases=({},), reductions=("mean", "sum"), gradient=True):
+def register_loss(name, shape, terms, rows, loss, cases=({},), reductions=("mean", "sum"), gradient=True, wide=None):
     """Enter a loss, and its backward op, into the tables.
 
     shape: of the op, given attributes, prediction and target. terms: the reference `(attributes, x, y) -> l_i, dl_i/dx
-    and share k_i for each row`. rows: the kernel. Without `gradient` it can be evaluated alone.
+    and share k_i for each row`. rows: the kernel; wide: that of many columns, if it has one. Without `gradient` it can
+    be evaluated alone.
     """
     backward, cases = f"{name}_backward", tuple({"reduction": how} | case for how in reductions for case in cases)
 
@@ -225,10 +226,11 @@ def register_loss(name, shape, terms, rows, loss, cases=({},), reductions=("mean
         return (graph.apply(backward, upstream, *node.inputs, **node.attributes), *(None for _ in node.inputs[1:]))
 
     LOSSES[name] = loss
-    register(Op(name, shape_of, evaluate, gradient_of if gradient else None, cpu=rows, tolerance="row", cases=cases))
+    register(Op(name, shape_of, evaluate, gradient_of if gradient else None, cpu=rows, wide=wide,
+                tolerance="row", cases=cases))
     if gradient:
         register(Op(backward, lambda attributes, upstream, x, y, sample=None: x, evaluate_backward, cpu=rows,
-                    tolerance="row", cases=cases))
+                    wide=wide, tolerance="row", cases=cases))
 
 
 def targets_shape(x, y):

@@ -10,7 +10,18 @@ from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._panels import BLOCK, add_columns, from_columns, group_rows, group_size, max_columns, to_columns
-from ._primitives import LANES, PANEL, SIZE, ints, reals
+from ._primitives import LANES, PANEL, SIZE, copy, ints, reals
+from ._rows import (
+    BLOCK_ROWS,
+    added_line,
+    clear_edge,
+    exp_rows,
+    fill_line,
+    make_edge,
+    max_rows,
+    panel_at,
+    scale_rows,
+)
 from .elementary import exp, log
 from .exponential import RAISED, exp_raised
 
@@ -35,6 +46,22 @@ def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
 
 
 @kernel
+def softmax_forward_wide(x, x_panel, y, y_panel, y_cols, context, low, high):
+    """Softmax over each row of many columns; y may be x."""
+    block, edge = BLOCK_ROWS * PANEL * SIZE, ints(context, CONTEXT)[SCRATCH]
+    most, total, shift = edge + block, edge + 2 * block, edge + 3 * block
+    for first in range(low, high, BLOCK_ROWS):
+        rows, row = min(BLOCK_ROWS, high - first), first * PANEL * SIZE
+        max_rows(x + row, x_panel, y_cols, edge, most, context, 0, rows)
+        exp_rows(x + row, x_panel, y_cols, edge, most, shift, y + row, y_panel, total, context, 0, rows)
+        for i in range(rows):
+            line = reals(total + i * PANEL * SIZE, PANEL)
+            fill_line(line, 1.0 / line[0])
+        scale_rows(y + row, y_panel, y_cols, total, rows)
+    return 0
+
+
+@kernel
 def log_softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
     """Logarithm of softmax over each row; y may be x."""
     z = ints(context, CONTEXT)[SCRATCH]
@@ -53,6 +80,29 @@ def log_softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
             for i in range(count):
                 column[i] = column[i] - tops[i] - totals[i]
         from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
+    return 0
+
+
+@kernel
+def log_softmax_forward_wide(x, x_panel, y, y_panel, y_cols, context, low, high):
+    """Logarithm of softmax over each row of many columns; y may be x."""
+    block, edge = BLOCK_ROWS * PANEL * SIZE, ints(context, CONTEXT)[SCRATCH]
+    most, total, shift, powers = edge + block, edge + 2 * block, edge + 3 * block, edge + 4 * block
+    for first in range(low, high, BLOCK_ROWS):
+        rows, row = min(BLOCK_ROWS, high - first), first * PANEL * SIZE
+        count = rows * PANEL
+        max_rows(x + row, x_panel, y_cols, edge, most, context, 0, rows)
+        exp_rows(x + row, x_panel, y_cols, edge, most, shift, powers, 0, total, context, 0, rows)
+        for i in range(rows):
+            line = reals(total + i * PANEL * SIZE, PANEL)
+            fill_line(line, log(line[0] * RAISED[0]))
+        tops, totals, shifts = reals(most, count), reals(total, count), reals(shift, count)
+        for panel in range(-(-y_cols // PANEL)):
+            numbers = reals(panel_at(x + row, x_panel, y_cols, panel, edge), count)
+            for k in range(count):
+                shifts[k] = numbers[k] - tops[k] - totals[k]
+            copy(y + row + panel * y_panel * SIZE, shift, count)
+        clear_edge(y + row, y_panel, y_cols, rows)
     return 0
 
 
@@ -80,6 +130,40 @@ def _backward_kernel(name, term, slope):
                 for i in range(count):
                     ups[i] = slope(ups[i], ys[i], totals[i])
             from_columns(up, group, dx_cols, dx + row, dx_panel, context, 0, count)
+        return 0
+
+    return kernel(backward, name)
+
+
+def _wide_backward_kernel(name, term, slope):
+    """`_backward_kernel` for many columns."""
+
+    def backward(dy, dy_panel, y, y_panel, dx, dx_panel, dx_cols, context, low, high):
+        block, up_edge = BLOCK_ROWS * PANEL * SIZE, ints(context, CONTEXT)[SCRATCH]
+        edge, total, made = up_edge + block, up_edge + 2 * block, up_edge + 3 * block
+        for first in range(low, high, BLOCK_ROWS):
+            rows, row = min(BLOCK_ROWS, high - first), first * PANEL * SIZE
+            count = rows * PANEL
+            totals, slopes = reals(total, count), reals(made, count)
+            make_edge(dy + row, dy_panel, dx_cols, 0.0, up_edge, rows)
+            make_edge(y + row, y_panel, dx_cols, 0.0, edge, rows)
+            for k in range(count):
+                totals[k] = 0.0
+            for panel in range(-(-dx_cols // PANEL)):
+                ups = reals(panel_at(dy + row, dy_panel, dx_cols, panel, up_edge), count)
+                ys = reals(panel_at(y + row, y_panel, dx_cols, panel, edge), count)
+                for k in range(count):
+                    totals[k] = totals[k] + term(ups[k], ys[k])
+            for i in range(rows):
+                line = reals(total + i * PANEL * SIZE, PANEL)
+                fill_line(line, added_line(line))
+            for panel in range(-(-dx_cols // PANEL)):
+                ups = reals(panel_at(dy + row, dy_panel, dx_cols, panel, up_edge), count)
+                ys = reals(panel_at(y + row, y_panel, dx_cols, panel, edge), count)
+                for k in range(count):
+                    slopes[k] = slope(ups[k], ys[k], totals[k])
+                copy(dx + row + panel * dx_panel * SIZE, made, count)
+            clear_edge(dx + row, dx_panel, dx_cols, rows)
         return 0
 
     return kernel(backward, name)
@@ -116,16 +200,16 @@ def scale_columns(z, stride, columns, rows, scale):
             column[i] = column[i] * scales[i]
 
 
-def _enter(name, forward, reference, term, slope, reference_backward):
+def _enter(name, forward, wide, reference, term, slope, reference_backward):
     """Enter an op and its backward op, which reads the output, into the table."""
     backward = f"{name}_backward"
 
     def gradient(graph, node, upstream):
         return (graph.apply(backward, upstream, node),)
 
-    register(Op(name, one_shape, reference, gradient, "y", forward, tolerance="row"))
+    register(Op(name, one_shape, reference, gradient, "y", forward, tolerance="row", wide=wide))
     register(Op(backward, same_shape, reference_backward, None, "y", _backward_kernel(backward, term, slope),
-                tolerance="row"))
+                tolerance="row", wide=_wide_backward_kernel(f"{backward}_wide", term, slope)))
 
 
 def _product(dy, y):
@@ -145,7 +229,8 @@ def _softmax_reference_backward(attributes, dy, y):
     return y * (dy - (dy * y).sum(-1, keepdims=True))
 
 
-_enter("softmax", softmax_forward, _softmax_reference, _product, _softmax_slope, _softmax_reference_backward)
+_enter("softmax", softmax_forward, softmax_forward_wide, _softmax_reference, _product, _softmax_slope,
+       _softmax_reference_backward)
 
 
 def _gradient_alone(dy, y):
@@ -166,5 +251,5 @@ def _log_softmax_reference_backward(attributes, dy, y):
     return dy - np.exp(y) * dy.sum(-1, keepdims=True)
 
 
-_enter("log_softmax", log_softmax_forward, lambda attributes, x: numpy_log_softmax(x), _gradient_alone,
-       _log_softmax_slope, _log_softmax_reference_backward)
+_enter("log_softmax", log_softmax_forward, log_softmax_forward_wide, lambda attributes, x: numpy_log_softmax(x),
+       _gradient_alone, _log_softmax_slope, _log_softmax_reference_backward)

@@ -14,7 +14,7 @@ from freeze_torch import activation_layers
 from tolerances import close
 
 import hotloop as hl
-from hotloop.kernels import OPS, _compile, _jit, _primitives, dropout, features, losses, walk
+from hotloop.kernels import OPS, _compile, _jit, _primitives, _rows, dropout, features, losses, walk
 from hotloop.kernels._lowering import Lowering
 from hotloop.kernels._target import host
 
@@ -50,10 +50,11 @@ FORMULAS = [name for name, op in OPS.items()
             or (op.cpu and op.tolerance in ("elementwise", "update") and name not in ("sin", "cos"))]  # angles: float64
 
 
-@pytest.mark.parametrize("name", FORMULAS)
-def test_single_precision_stays_single(name):
+@pytest.mark.parametrize(("name", "function"), [
+    pytest.param(name, function, id=function.__name__)
+    for name in FORMULAS for function in (OPS[name].cpu, OPS[name].wide) if function])
+def test_single_precision_stays_single(name, function):
     """No float32 is widened; float64 is for coefficients of updates and the share of a row in the loss."""
-    function = OPS[name].cpu
     code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested"))
     assert "fpext" not in code
     if name not in losses.LOSSES and function.__module__ != dropout.__name__ and not OPS[name].states:
@@ -168,6 +169,17 @@ def normalised(dtype):
     return {"losses": trainer.fit(x, y).loss} | trainer.gradients(x, y) | {"outputs": trainer.predict(x)}
 
 
+def as_they_lie(dtype):
+    """What training makes of the kernels of many columns, whatever the widths."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_rows, "_WIDE", 0)
+        for layer in (hl.Softmax(), hl.LogSoftmax()):
+            for name, value in trained(layer, (hl.CrossEntropyLoss(), "labels"), hl.SGD(lr=0.1), dtype).items():
+                found[f"{layer} {name}"] = value
+    return found
+
+
 def expressions(dtype):
     """What general graphs make of the ops that no layer uses."""
     graph = hl.Graph()
@@ -198,7 +210,8 @@ def networks(dtype):
 def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
     runs = [functools.partial(trained, *net, dtype) for net in NETS] + [functools.partial(expressions, dtype),
                                                                             functools.partial(normalised, dtype),
-                                                                            functools.partial(networks, dtype)]
+                                                                            functools.partial(networks, dtype),
+                                                                            functools.partial(as_they_lie, dtype)]
     runs.append(functools.partial(trained, *NETS[0], dtype, l1=0.1, l2=0.2, clip_value=0.1, clip_norm=0.2,
                                   schedule=hl.StepLR(1, by="update")))
     compiled = [run() for run in runs]
@@ -208,6 +221,6 @@ def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
         scale = max(np.abs(value).max() for value in expected.values())
         for name, value in expected.items():
             close(found[name], value, dtype, "training", 17, scale)  # the longest sum
-    assert called >= ({op.cpu for op in OPS.values() if op.cpu}
+    assert called >= ({function for op in OPS.values() for function in (op.cpu, op.wide) if function}
                       | {function for function in KERNELS if function.__module__ == features.__name__}
                       | {walk.walk, losses.total_loss, losses.total_weight})

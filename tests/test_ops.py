@@ -82,7 +82,7 @@ def rowwise_inputs(name, case, shape, dtype):
 
 
 @pytest.mark.parametrize(("name", "case"), cases(sorted(LOSSES)))
-@pytest.mark.parametrize("shape", [(1000, 100), (3, 2000), (1, 17), (33, 17), (130, 17), (64, 33),
+@pytest.mark.parametrize("shape", [(1000, 100), (3, 2000), (35, 131), (1, 17), (33, 17), (130, 17), (64, 33),
                                    *((3, cols) for cols in (1, 2, 7, 8, 9, 16))], ids=str)
 def test_losses(name, case, shape, dtype):
     """Loss and gradient of a batch; the loss of each row as a batch of its own. Half of the shapes have weights."""
