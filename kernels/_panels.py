@@ -1,4 +1,4 @@
-"""Helpers for kernels that work along the rows of a matrix in panels.
+"""Helpers for kernels that work along the rows of a matrix in panels; for many columns, see `_rows`, too.
 
 They turn a group of rows into columns of the worker's scratch, [column][row of the group], and back: loops then run
 over rows, and fill whole vectors however few columns there are.

@@ -34,6 +34,7 @@ CHANGES, LAYERS, BETWEEN = ("tests/test_gradients.py",), ("tests/test_layer_ops.
 ARRAYS = ("tests/test_general_graphs.py", "-k", "arrays or matmul or threads")
 LARGEST = ("tests/test_general_graphs.py", "-k", "largest")
 PADDING = ("tests/test_network_ops.py", "-k", "padding")
+LINES = ("tests/test_rows.py", "-k", "few_columns or fade")
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
@@ -98,6 +99,13 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (ADAM, "means[i] = fma(new2, change, mean)", "means[i] = aim", UPDATE),
     ("kernels/arithmetic.py", "return x + y", "return x", ROWS),
     ("kernels/_panels.py", "range(first, min(first + BLOCK, columns))", "range(first, first + BLOCK)", LOSS),
+    ("kernels/_rows.py", "if (panel + 1) * PANEL > columns:", "if (panel + 2) * PANEL < columns:", LINES),
+    ("kernels/_rows.py", "reals(y + panel * y_panel * SIZE, count)\n        for k in range(count):\n            shifts",
+     "reals(y, count)\n        for k in range(count):\n            shifts", LINES),
+    ("kernels/_rows.py", "make_edge(x, x_panel, columns, -_INFINITY,", "make_edge(x, x_panel, columns, 0.0,", LINES),
+    (ROWWISE, "fill_line(line, added_line(line))", "fill_line(line, line[0])", LINES),
+    (CLASSES, "slope[0] = slope[0] - weights[i]", "slope[0] = slope[0] - factor", LINES),
+    (EXPONENTIAL, "select(n < _GONE[0], 0.0, fma(m, power, power))", "fma(m, power, power)", LINES),
     (EXPONENTIAL, "single=(-105.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),
     (EXPONENTIAL, "select(x * x == 0.0,", "select(x == 0.0,", ELEMENTARY),
     ("kernels/rrelu.py", "chosen[j] > 0.0", "source[j] > 0.0", SLOPES),
