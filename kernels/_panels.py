@@ -60,17 +60,23 @@ def from_columns(source, stride, columns, y, y_panel, context, low, rows):
     return 0
 
 
+def whole(rows):
+    """Rows filled up to whole vectors: how far loops over scratch may go, which would take the rest one by one."""
+    return rows + LANES - 1 & -LANES
+
+
 def add_columns(source, stride, columns, rows, total, block):
     """total[i] = sum of source[c, i] over c: blocks of columns first, then block after block. `block` is scratch."""
-    totals, sums = reals(total, rows), reals(block, rows)
+    lines = whole(rows)
+    totals, sums = reals(total, rows), reals(block, lines)
     for i in range(rows):
         totals[i] = 0.0
     for first in range(0, columns, BLOCK):
-        for i in range(rows):
+        for i in range(lines):
             sums[i] = 0.0
         for c in range(first, min(first + BLOCK, columns)):
-            column = reals(source + c * stride * SIZE, rows)
-            for i in range(rows):
+            column = reals(source + c * stride * SIZE, lines)
+            for i in range(lines):
                 sums[i] = sums[i] + column[i]
         for i in range(rows):
             totals[i] = totals[i] + sums[i]
@@ -87,23 +93,23 @@ def nothing(context):
 
 def max_columns(source, stride, columns, rows, top, context):
     """top[i] = the largest source[c, i]; a NaN among them may or may not come out."""
-    same = nothing(context)
-    tops, column = reals(top, rows), reals(source, rows)
-    for i in range(rows):
+    same, lines = nothing(context), whole(rows)
+    tops, column = reals(top, lines), reals(source, lines)
+    for i in range(lines):
         tops[i] = column[i]
     for c in range(1, columns):
-        column = reals(source + c * stride * SIZE, rows)
-        for i in range(rows):
+        column = reals(source + c * stride * SIZE, lines)
+        for i in range(lines):
             tops[i] = select(column[i] > tops[i], column[i], tops[i]) + same
 
 
 def largest_columns(source, stride, columns, rows, top, context):
     """top[i] = the largest source[c, i], or NaN where one is; top may be the first column or lie before it."""
-    same = nothing(context)
-    tops, column = reals(top, rows), reals(source, rows)
-    for i in range(rows):
+    same, lines = nothing(context), whole(rows)
+    tops, column = reals(top, lines), reals(source, lines)
+    for i in range(lines):
         tops[i] = column[i]
     for c in range(1, columns):
-        column = reals(source + c * stride * SIZE, rows)
-        for i in range(rows):
+        column = reals(source + c * stride * SIZE, lines)
+        for i in range(lines):
             tops[i] = select((column[i] > tops[i]) | (column[i] != column[i]), column[i], tops[i]) + same

@@ -7,7 +7,7 @@ import numpy as np
 
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
-from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns
+from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns, whole
 from ._primitives import LANES, PANEL, SIZE, ints, real, reals, select
 from ._rows import BLOCK_ROWS, exp_rows, fill_line, max_rows, scale_rows
 from .elementary import log
@@ -51,15 +51,17 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         max_columns(z, group, x_cols, count, top, context)
         labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
-        every, tops, totals = reals(z, size), reals(top, count), reals(total, count)
-        weights = reals(block, count)
+        lines = whole(count)
+        every, tops, totals, weights = reals(z, size), reals(top, lines), reals(total, lines), reals(block, count)
         for i in range(count):
             shares[i] = tops[i] - every[class_of(labels[i], ignored) * group + i]
         exp_columns(z, group, x_cols, count, top, total, block, True)
         for i in range(count):
             weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
+        for i in range(lines):
+            tops[i] = log(totals[i] * RAISED[0])
         for i in range(count):
-            shares[i] = (shares[i] + log(totals[i] * RAISED[0])) * weights[i]
+            shares[i] = (shares[i] + tops[i]) * weights[i]
             weights[i] = weights[i] * factor
             totals[i] = weights[i] / totals[i]
         scale_columns(z, group, x_cols, count, total)
@@ -113,8 +115,8 @@ def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, sm
         labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
         every, scales = reals(goal, size), reals(factors, count)
         for c in range(x_cols):
-            wanted, share_of_class = reals(goal + c * group * SIZE, count), spread * class_weight(weight, c)
-            for i in range(count):
+            wanted, share_of_class = reals(goal + c * group * SIZE, group), spread * class_weight(weight, c)
+            for i in range(whole(count)):
                 wanted[i] = share_of_class
         for i in range(count):
             label = class_of(labels[i], ignored)
@@ -140,8 +142,8 @@ def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, sample
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         to_columns(target + row, target_panel, x_cols, goal, group, context, 0, count)
         for c in range(x_cols):
-            wanted, scale = reals(goal + c * group * SIZE, count), class_weight(weight, c)
-            for i in range(count):
+            wanted, scale = reals(goal + c * group * SIZE, group), class_weight(weight, c)
+            for i in range(whole(count)):
                 wanted[i] = scale * (kept * wanted[i] + spread)
         row_factors(sample, first, count, factor, factors)
         against(z, group, size, x_cols, count, loss + first * SIZE, factors, context)
@@ -165,23 +167,26 @@ def against(z, group, size, columns, count, loss, factors, context):
     goal, terms = z + size * SIZE, z + 2 * size * SIZE
     top, total = z + 3 * size * SIZE, z + (3 * size + group) * SIZE
     mass, block = z + (3 * size + 2 * group) * SIZE, z + (3 * size + 3 * group) * SIZE
+    lines = whole(count)
     max_columns(z, group, columns, count, top, context)
-    shares, tops, scales = reals(loss, count), reals(top, count), reals(factors, count)
-    totals, masses = reals(total, count), reals(mass, count)
+    shares, tops, scales = reals(loss, count), reals(top, lines), reals(factors, lines)
+    totals, masses = reals(total, lines), reals(mass, lines)
     for c in range(columns):
-        given, wanted = reals(z + c * group * SIZE, count), reals(goal + c * group * SIZE, count)
-        costs = reals(terms + c * group * SIZE, count)
-        for i in range(count):
+        given, wanted = reals(z + c * group * SIZE, lines), reals(goal + c * group * SIZE, lines)
+        costs = reals(terms + c * group * SIZE, lines)
+        for i in range(lines):
             costs[i] = select(wanted[i] == 0.0, 0.0, wanted[i] * (tops[i] - given[i]))
     add_columns(terms, group, columns, count, loss, block)
     add_columns(goal, group, columns, count, mass, block)
     exp_columns(z, group, columns, count, top, total, block, True)
-    for i in range(count):
-        shares[i] = shares[i] + masses[i] * log(totals[i] * RAISED[0])
+    for i in range(lines):
+        tops[i] = masses[i] * log(totals[i] * RAISED[0])
         totals[i] = masses[i] / totals[i]
+    for i in range(count):
+        shares[i] = shares[i] + tops[i]
     for c in range(columns):
-        given, wanted = reals(z + c * group * SIZE, count), reals(goal + c * group * SIZE, count)
-        for i in range(count):
+        given, wanted = reals(z + c * group * SIZE, lines), reals(goal + c * group * SIZE, lines)
+        for i in range(lines):
             given[i] = (given[i] * totals[i] - wanted[i]) * scales[i]
 
 
@@ -281,14 +286,15 @@ def multi_margin_loss(x, x_panel, x_cols, target, sample, weight, power, margin:
         count, row = min(group, high - first), first * PANEL * SIZE
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
-        every, owns, scales, totals = reals(z, size), reals(own, count), reals(factors, count), reals(total, count)
+        lines = whole(count)
+        every, owns, scales, totals = reals(z, size), reals(own, lines), reals(factors, lines), reals(total, count)
         for i in range(count):
             owns[i] = every[labels[i] * group + i]
             every[labels[i] * group + i] = -_INFINITY  # no margin to itself
             scales[i] = row_weight(labels[i], sample, first + i, weight, NOTHING) / real(x_cols)
         for c in range(x_cols):
-            given, costs = reals(z + c * group * SIZE, count), reals(terms + c * group * SIZE, count)
-            for i in range(count):
+            given, costs = reals(z + c * group * SIZE, lines), reals(terms + c * group * SIZE, lines)
+            for i in range(lines):
                 gap = distance - owns[i] + given[i]
                 gap = select(gap <= 0.0, 0.0, gap)
                 squared = power == 2

@@ -21,7 +21,7 @@ import numpy as np
 from ._context import BATCH, CONTEXT, LOSS, SCRATCH, START, WEIGHT
 from ._jit import kernel
 from ._op import Op, register
-from ._panels import add_columns, from_columns, group_rows, group_size, to_columns
+from ._panels import add_columns, from_columns, group_rows, group_size, to_columns, whole
 from ._primitives import LANES, PANEL, SIZE, doubles, ints, real, reals
 from .data import row_of
 
@@ -146,18 +146,19 @@ def elementwise_loss(name, value, slope, reference, reference_slope, parameter="
         wanted, block, factors = given + size * SIZE, given + 2 * size * SIZE, given + (2 * size + group) * SIZE
         for first in range(low, high, group):
             count, row = min(group, high - first), first * PANEL * SIZE
+            lines = whole(count)
             to_columns(x + row, x_panel, x_cols, given, group, context, 0, count)
             to_columns(target + row, target_panel, x_cols, wanted, group, context, 0, count)
             row_factors(sample, first, count, factor, factors)
-            scales = reals(factors, count)
+            scales = reals(factors, lines)
             for c in range(x_cols):
-                predictions, targets = reals(given + c * group * SIZE, count), reals(wanted + c * group * SIZE, count)
+                predictions, targets = reals(given + c * group * SIZE, lines), reals(wanted + c * group * SIZE, lines)
                 parameter, scale = real(p), real(1.0)
                 if parameters:
                     parameter = reals(parameters, x_cols)[c]
                 if weight:
                     scale = reals(weight, x_cols)[c]
-                for i in range(count):
+                for i in range(lines):
                     prediction, goal = predictions[i], targets[i]
                     targets[i] = scale * value(prediction, goal, parameter)
                     predictions[i] = slope(prediction, goal, parameter) * (scale * scales[i])

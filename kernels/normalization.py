@@ -20,7 +20,7 @@ import numpy as np
 from ._context import BATCH, CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
-from ._panels import add_columns, from_columns, group_rows, group_size, to_columns
+from ._panels import add_columns, from_columns, group_rows, group_size, to_columns, whole
 from ._primitives import DOUBLE, LANES, PANEL, SIZE, finite, fma, ints, real, reals, select
 from .parameters import product, summed
 from .softmax import scale_columns
@@ -33,17 +33,18 @@ def _row_norm(name, centred, mean_square):
 
     def normalize(z, squares, group, columns, rows, eps, scale, block):
         """z -> y in place, and what y was scaled by; `squares` and `block` are scratch."""
-        scales, width = reals(scale, rows), real(columns)
+        lines = whole(rows)
+        scales, width = reals(scale, lines), real(columns)
         if centred:
             add_columns(z, group, columns, rows, scale, block)
             for c in range(columns):
-                column = reals(z + c * group * SIZE, rows)
-                for i in range(rows):
+                column = reals(z + c * group * SIZE, lines)
+                for i in range(lines):
                     column[i] = column[i] - scales[i] / width
         multiply_columns(z, z, squares, group, columns, rows)
         add_columns(squares, group, columns, rows, scale, block)
         floor = machine_epsilon(eps)
-        for i in range(rows):
+        for i in range(lines):
             scales[i] = 1.0 / math.sqrt(scales[i] / width + floor)
         scale_columns(z, group, columns, rows, scale)
 
@@ -65,20 +66,21 @@ def _row_norm(name, centred, mean_square):
         mean, along, block = scale + group * SIZE, scale + 2 * group * SIZE, scale + 3 * group * SIZE
         for first in range(low, high, group):
             count, row = min(group, high - first), first * PANEL * SIZE
+            lines = whole(count)
             to_columns(dy + row, dy_panel, dx_cols, up, group, context, 0, count)
             to_columns(x + row, x_panel, dx_cols, kept, group, context, 0, count)
             normalize(kept, products, group, dx_cols, count, eps, scale, block)
             multiply_columns(up, kept, products, group, dx_cols, count)
             add_columns(products, group, dx_cols, count, along, block)
             add_columns(up, group, dx_cols, count, mean, block)
-            scales, means, alongs = reals(scale, count), reals(mean, count), reals(along, count)
+            scales, means, alongs = reals(scale, lines), reals(mean, lines), reals(along, lines)
             width = real(dx_cols)
-            for i in range(count):
+            for i in range(lines):
                 means[i] = means[i] / width if centred else 0.0
                 alongs[i] = alongs[i] / width
             for c in range(dx_cols):
-                ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
-                for i in range(count):
+                ups, ys = reals(up + c * group * SIZE, lines), reals(kept + c * group * SIZE, lines)
+                for i in range(lines):
                     ups[i] = scales[i] * (ups[i] - means[i] - ys[i] * alongs[i])
             from_columns(up, group, dx_cols, dx + row, dx_panel, context, 0, count)
         return 0
@@ -106,10 +108,11 @@ def _row_norm(name, centred, mean_square):
 
 def multiply_columns(a, b, y, stride, columns, rows):
     """y[c, i] = a[c, i] b[c, i]; y may be a or b."""
+    lines = whole(rows)
     for c in range(columns):
-        left, right = reals(a + c * stride * SIZE, rows), reals(b + c * stride * SIZE, rows)
-        target = reals(y + c * stride * SIZE, rows)
-        for i in range(rows):
+        left, right = reals(a + c * stride * SIZE, lines), reals(b + c * stride * SIZE, lines)
+        target = reals(y + c * stride * SIZE, lines)
+        for i in range(lines):
             target[i] = left[i] * right[i]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, register
-from ._panels import from_columns, group_rows, group_size, largest_columns, to_columns
+from ._panels import from_columns, group_rows, group_size, largest_columns, to_columns, whole
 from ._primitives import LANES, PANEL, SIZE, ints, reals, select
 from .elementary import sigmoid
 
@@ -24,8 +24,8 @@ def glu(x, x_panel, x_cols, y, y_panel, y_cols, context, low, high):
         count, row = min(group, high - first), first * PANEL * SIZE
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         for c in range(y_cols):
-            value, gate = reals(z + c * group * SIZE, count), reals(z + (c + y_cols) * group * SIZE, count)
-            for i in range(count):
+            value, gate = reals(z + c * group * SIZE, group), reals(z + (c + y_cols) * group * SIZE, group)
+            for i in range(whole(count)):
                 value[i] = value[i] * sigmoid(gate[i])
         from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
     return 0
@@ -42,9 +42,9 @@ def glu_backward(dy, dy_panel, dy_cols, x, x_panel, dx, dx_panel, dx_cols, conte
         to_columns(x + row, x_panel, dx_cols, z, group, context, 0, count)
         to_columns(dy + row, dy_panel, dy_cols, up, group, context, 0, count)
         for c in range(dy_cols):
-            value, gate = reals(z + c * group * SIZE, count), reals(z + (c + dy_cols) * group * SIZE, count)
-            slope = reals(up + c * group * SIZE, count)
-            for i in range(count):
+            value, gate = reals(z + c * group * SIZE, group), reals(z + (c + dy_cols) * group * SIZE, group)
+            slope = reals(up + c * group * SIZE, group)
+            for i in range(whole(count)):
                 opened = sigmoid(gate[i])
                 gate[i] = slope[i] * value[i] * opened * (1.0 - opened)
                 value[i] = slope[i] * opened

@@ -9,7 +9,7 @@ import numpy as np
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
-from ._panels import BLOCK, add_columns, from_columns, group_rows, group_size, max_columns, to_columns
+from ._panels import BLOCK, add_columns, from_columns, group_rows, group_size, max_columns, to_columns, whole
 from ._primitives import LANES, PANEL, SIZE, copy, ints, reals
 from ._rows import (
     BLOCK_ROWS,
@@ -37,8 +37,8 @@ def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
         to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
         max_columns(z, group, y_cols, count, top, context)
         exp_columns(z, group, y_cols, count, top, total, block, True)
-        totals = reals(total, count)
-        for i in range(count):
+        totals = reals(total, whole(count))
+        for i in range(whole(count)):
             totals[i] = 1.0 / totals[i]
         scale_columns(z, group, y_cols, count, total)
         from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
@@ -72,12 +72,13 @@ def log_softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
         to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
         max_columns(z, group, y_cols, count, top, context)
         exp_columns(z, group, y_cols, count, top, total, block, False)
-        tops, totals = reals(top, count), reals(total, count)
-        for i in range(count):
+        lines = whole(count)
+        tops, totals = reals(top, lines), reals(total, lines)
+        for i in range(lines):
             totals[i] = log(totals[i] * RAISED[0])
         for c in range(y_cols):
-            column = reals(z + c * group * SIZE, count)
-            for i in range(count):
+            column = reals(z + c * group * SIZE, lines)
+            for i in range(lines):
                 column[i] = column[i] - tops[i] - totals[i]
         from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
     return 0
@@ -116,18 +117,19 @@ def _backward_kernel(name, term, slope):
         total, block = up + 3 * size * SIZE, up + (3 * size + group) * SIZE
         for first in range(low, high, group):
             count, row = min(group, high - first), first * PANEL * SIZE
+            lines = whole(count)
             to_columns(dy + row, dy_panel, dx_cols, up, group, context, 0, count)
             to_columns(y + row, y_panel, dx_cols, kept, group, context, 0, count)
             for c in range(dx_cols):
-                ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
-                terms = reals(each + c * group * SIZE, count)
-                for i in range(count):
+                ups, ys = reals(up + c * group * SIZE, lines), reals(kept + c * group * SIZE, lines)
+                terms = reals(each + c * group * SIZE, lines)
+                for i in range(lines):
                     terms[i] = term(ups[i], ys[i])
             add_columns(each, group, dx_cols, count, total, block)
-            totals = reals(total, count)
+            totals = reals(total, lines)
             for c in range(dx_cols):
-                ups, ys = reals(up + c * group * SIZE, count), reals(kept + c * group * SIZE, count)
-                for i in range(count):
+                ups, ys = reals(up + c * group * SIZE, lines), reals(kept + c * group * SIZE, lines)
+                for i in range(lines):
                     ups[i] = slope(ups[i], ys[i], totals[i])
             from_columns(up, group, dx_cols, dx + row, dx_panel, context, 0, count)
         return 0
@@ -174,29 +176,31 @@ def exp_columns(z, stride, columns, rows, top, total, block, keep):
 
     Both are `exp_raised`; top[i] is the largest z[c, i].
     """
-    tops, totals, sums = reals(top, rows), reals(total, rows), reals(block, rows)
-    for i in range(rows):
+    lines = whole(rows)
+    tops, totals, sums = reals(top, lines), reals(total, lines), reals(block, lines)
+    for i in range(lines):
         totals[i] = 0.0
     for first in range(0, columns, BLOCK):
-        for i in range(rows):
+        for i in range(lines):
             sums[i] = 0.0
         for c in range(first, min(first + BLOCK, columns)):
-            column = reals(z + c * stride * SIZE, rows)
-            for i in range(rows):
+            column = reals(z + c * stride * SIZE, lines)
+            for i in range(lines):
                 power = exp_raised(column[i] - tops[i])
                 sums[i] = sums[i] + power
                 if keep:
                     column[i] = power
-        for i in range(rows):
+        for i in range(lines):
             totals[i] = totals[i] + sums[i]
 
 
 def scale_columns(z, stride, columns, rows, scale):
     """z[c, i] *= scale[i]."""
-    scales = reals(scale, rows)
+    lines = whole(rows)
+    scales = reals(scale, lines)
     for c in range(columns):
-        column = reals(z + c * stride * SIZE, rows)
-        for i in range(rows):
+        column = reals(z + c * stride * SIZE, lines)
+        for i in range(lines):
             column[i] = column[i] * scales[i]
 
 
