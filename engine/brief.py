@@ -4,14 +4,16 @@ import numpy as np
 
 from hotloop.kernels import _jit, data, walk
 
+from .cost import LEND
 from .cpu_backend import address, bits
 from .interrupts import deferred_interrupts
+from .program import External, Instruction
 from .team import Team
 
 DONE, FAILED, OVERFLOWED = walk.DONE, walk.FAILED, walk.OVERFLOWED  # places in `shared`, read after a run
 
 _MOST_ROWS = 4096
-_WORK = 2e8  # floating-point operations
+_WORK = 2e9  # floating-point operations
 _KEPT = 3e6  # the same, up to where others may wait for the GIL meanwhile
 _BYTES = 2**22  # of the arrays of a batch
 _COPIED = 2**14  # bytes of an array
@@ -24,6 +26,22 @@ def most_rows(program, ranges):
     return int(min(_MOST_ROWS, _WORK // max(program.flops, 1), _BYTES // (columns * program.layout.dtype.itemsize)))
 
 
+def checks(ranges):
+    """Instructions that fail where a number of such arrays is not in its range.
+
+    Labels, which become addresses, are checked before anything is done with them, other numbers along with that.
+    """
+    made = []
+    for name, columns, span in ranges:
+        if span is not None:
+            operands = {"source": External(name), "least": span[0], "most": span[1]}
+            if columns:
+                operands |= {"source_cols": columns, "least": float(span[0]), "most": float(span[1])}
+            kernel = data.check_reals if columns else data.check_labels
+            made.append(Instruction("check", kernel, "rows", operands, (), (), stage=0 if columns else -1))
+    return made
+
+
 def _few(array):
     """Rows of an array up to which a copy of them takes less time than finding out where they lie."""
     return _COPIED // (array.nbytes // len(array))
@@ -32,19 +50,19 @@ def _few(array):
 class Brief:
     """A program bound for calls of up to `most` rows, each of which one compiled call checks and runs.
 
-    What is small is copied to fixed places. The first phase looks whether the numbers are in their ranges, before
-    anything is changed; then the program's own follow. Calls of a few microseconds keep the GIL. What does not pass, or
+    What is small is copied to fixed places. The first phases look whether the numbers are in their ranges, before
+    anything is changed. Calls of a few microseconds keep the GIL. What does not pass, or
     is no array of the right kind and shape, is the affair of the general path, which takes anything and words what is
     wrong.
 
-    bound: the program, bound for this alone; it takes as many rows at once as it has capacity for. ranges: of the
-    arrays, see `Objective.ranges`. least: rows that a batch must have. strict: whether a loss that is not finite ends
-    the run before the update. threads: the most workers, None for all cores.
+    bound: the program with `checks`, bound for this alone; it takes as many rows at once as it has capacity for.
+    ranges: of the arrays, see `Objective.ranges`. least: rows that a batch must have. strict: whether a loss that is
+    not finite ends the run before the update. threads: the most workers, None for all cores.
     """
 
     def __init__(self, bound, most, ranges, least, strict, threads):
         self.bound, self.least, self.most, self.threads = bound, least, most, threads
-        self.checks = self._checks(ranges)
+        self.numbers = None  # the optimizer's, for whoever makes steps
         self.inputs = []  # of each: see `load`
         most = self.most
         arrays = {name: np.zeros((most, node.shape[1]), bound.dtype)
@@ -62,29 +80,13 @@ class Brief:
         for name in ("order", *arrays):  # an epoch's order is none
             self._lie(name, arrays.get(name))
 
-    def _checks(self, ranges):
-        """The rows that check arrays; the cells of their addresses come later."""
-        dtype, width = self.bound.dtype, self.bound.width
-        spans = [(name, columns, span) for name, columns, span in ranges if span is not None]
-        rows, self.checked = np.zeros((len(spans), width), np.int64), []
-        for number, (name, columns, (least, most)) in enumerate(spans):
-            kernel = data.check_reals if columns else data.check_labels
-            operands = [0, columns, bits(float(least)), bits(float(most))] if columns else [0, least, most]
-            rows[number, : _jit.HEADER] = _jit.address(kernel, dtype), 1, 1, number
-            rows[number, _jit.HEADER : _jit.HEADER + len(operands)] = operands
-            self.checked.append(((number, _jit.HEADER), name))
-        return rows
-
     def _prepare(self, strict):
         """The job of `walk`, and the cells that are read and written around each run."""
         bound = self.bound
-        phase = [(walk.UNITS, address(self.checks), len(self.checks), len(self.checks))] if len(self.checks) else []
-        self.phases = np.array([*phase, *bound.phases.tolist()], np.int64)
         self.loss = np.zeros(-(-self.most // bound.capacity))
         self.job = bound.job.copy()
-        values = {"phases": address(self.phases), "phase_count": len(self.phases), "steps": 1, "update": 1,
-                  "block": bound.block, "strict": strict, "goal": bits(float("-inf")), "workers": 1,
-                  "losses": address(self.loss) if bound.keeps_loss else 0, "contexts": bound.context_address}
+        values = {"steps": 1, "update": 1, "block": bound.block, "strict": strict, "goal": bits(float("-inf")),
+                  "losses": address(self.loss) if bound.keeps_loss else 0}
         cells = {name: cell for cell, name in enumerate(_jit.operands(walk.walk), _jit.HEADER)}
         for name, value in values.items():
             self.job[cells[name]] = value
@@ -98,12 +100,9 @@ class Brief:
         table = bound.table.reshape(-1)
         self.integers, self.reals = memoryview(table), memoryview(table.view(np.float64))
         self.scalars = [(row * bound.width + cell, name) for row, cell, name in bound.scalars]
-        self.externals = {}  # cells of an array's address, in the table and in the checks
+        self.externals = {}  # cells of an array's address
         for row, cell, name in bound.externals:
-            self.externals.setdefault(name, []).append((self.integers, row * bound.width + cell))
-        checks = memoryview(self.checks.reshape(-1))
-        for (row, cell), name in self.checked:
-            self.externals[name].append((checks, row * bound.width + cell))
+            self.externals.setdefault(name, []).append(row * bound.width + cell)
         self.set(bound.program.settings)
 
     def load(self, *arrays):
@@ -146,14 +145,18 @@ class Brief:
             self.away.discard(name)
         else:
             self.away.add(name)
-        for cells, cell in self.externals.get(name, ()):
-            cells[cell] = place
+        for cell in self.externals.get(name, ()):
+            self.integers[cell] = place
 
     def _cut(self, rows):
         """Get ready for so many rows."""
         cells = self.cells
         self.rows, self.batch = rows, min(rows, self.bound.capacity)
-        self.steps, self.long = -(-rows // self.batch), self.bound.program.flops * rows > _KEPT
+        self.answer = None if self.results is None else self.results[:rows]
+        self.steps = -(-rows // self.batch)
+        self.lending = LEND / self.steps
+        self.long = (self.bound.program.flops * rows > _KEPT
+                     or self.bound._workers(self.threads, self.batch, self.lending) > 1)
         cells[self.rows_cell], cells[self.batch_cell], cells[self.steps_cell] = rows, self.batch, self.steps
         self._take(1)
 
@@ -166,7 +169,7 @@ class Brief:
     def run(self):
         """Run what was loaded; whether all of it was done."""
         if self.long:
-            workers = self.bound._workers(self.threads, self.batch)
+            workers = self.bound._workers(self.threads, self.batch, self.lending)
             if workers != self.workers:
                 self._take(workers)
             with deferred_interrupts():
@@ -183,7 +186,7 @@ class Brief:
             return results if self.run() else None
         if "prediction" in self.away:
             self._lie("prediction", self.results)
-        return self.results[: self.rows].copy() if self.run() else None
+        return self.answer.copy() if self.run() else None
 
     def set(self, settings):
         """Put what is given, the optimizer's numbers or the seed, into the program; return what changes step by step.

@@ -1,14 +1,17 @@
 """Calls on small batches, again and again: the way past what was found out about them the first time."""
 
-from .brief import DONE, FAILED, OVERFLOWED, Brief, most_rows
+from .brief import DONE, FAILED, OVERFLOWED, Brief, checks, most_rows
 from .inference import PREDICT_ROWS
 from .numbers import Numbers
 
+_NONE: dict = {}
 _LIKELY_ROWS = 256  # that room is made for whoever calls with fewer
 
 
 class BriefCalls:
-    """The part of a trainer that keeps a `Brief` for steps and one for predictions; the rest takes any data.
+    """The part of a trainer that keeps a `Brief` for steps and one for predictions, by the two programs that each has.
+
+    The rest takes any data.
 
     A call that is not made here, which is said by None, has changed nothing.
     """
@@ -18,44 +21,49 @@ class BriefCalls:
         if self.backend != "cpu" or not rows:
             return
         with self._lock:
-            known = self._briefs.get(goal)
-            if known is not None and rows <= known.most and self._still_numbered(goal):
+            both = self._programs[goal, form]
+            program = both.best(rows)
+            briefs = self._briefs.setdefault(goal, {})
+            known = briefs.get(program)
+            if known is not None and rows <= known.most and (goal == "predict" or known.numbers.fits(self)):
                 return
-            program = self._programs[goal, form]
             if (goal, form) not in self._small:
                 ranges = self.objective.ranges(form, self.dtype, self.check_finite)
-                self._small[goal, form] = ranges, most_rows(program, ranges) if ranges else 0
+                self._small[goal, form] = ranges, most_rows(both, ranges) if ranges else 0
             ranges, most = self._small[goal, form]
             if rows <= most:
                 least, _ = self.net.least_rows(goal == "train")
-                most = min(most, max(rows, _LIKELY_ROWS))
+                if program is both.few:
+                    most = min(most, both.few_rows)
+                else:
+                    least, most = max(least, both.few_rows + 1), min(most, max(rows, _LIKELY_ROWS))
                 at_once = most if goal == "train" or self._by_batch() else min(most, PREDICT_ROWS)
-                bound = self._backend.bind_apart(program, at_once)
+                bound = self._backend.bind_apart(program, at_once, checks(ranges))
                 brief = Brief(bound, most, ranges, least, strict=goal == "train", threads=self.threads)
                 if goal == "train":
-                    self._numbers = Numbers(self, brief)
-                self._briefs[goal] = brief
-
-    def _still_numbered(self, goal):
-        return goal == "predict" or self._numbers.optimizer is self.optimizer
+                    brief.numbers = Numbers(self, brief)
+                self._briefs.setdefault(goal, {})[program] = brief  # binding may have emptied them all
 
     def _predict_in_brief(self, x):
         """The outputs for x, a new array."""
-        if "predict" not in self._briefs:
-            return None
         with self._lock:
-            brief = self._briefs.get("predict")
-            if brief is None or self.net.owner is not self or not brief.load(x):
-                return None
-            return brief.predict()
+            if self.net.owner is self:
+                for brief in self._briefs.get("predict", _NONE).values():
+                    if brief.load(x):
+                        return brief.predict()
+        return None
 
     def _step_in_brief(self, x, y):
         """The loss before an update that was made."""
-        if "train" not in self._briefs:
-            return None
         with self._lock:
-            brief = self._briefs.get("train")
-            if brief is None or self.net.owner is not self or not brief.load(x, y) or not self._numbers.set(self):
+            if self.net.owner is not self:
+                return None
+            for brief in self._briefs.get("train", _NONE).values():
+                if brief.load(x, y):
+                    break
+            else:
+                return None
+            if not brief.numbers.set(self):
                 return None
             shared = brief.shared
             brief.cells[brief.update_cell] = self.updates + 1

@@ -3,41 +3,54 @@
 import numpy as np
 
 from hotloop.kernels import OPS
+from hotloop.kernels._cores import cores
 
+from . import cost
 from .autodiff import differentiate
 from .cpu_backend import layout
-from .plan import plan
+from .plan import plan, shared
 
 
 def build(trainer, goal, form):
-    """The program for `goal` and the form of its `Examples`.
+    """The program for `goal` and the form of its `Examples`, with another for few rows where one is worth it.
 
     goal: "predict", "gradient", "train", or ("evaluate", name of an output).
     """
+    graph, options = _plan(trainer, goal, form)
+    program = plan(graph, **options)
+    if trainer.backend == "cpu" and any(
+            shared(block, max(block.inputs, block.outputs), program.layout) for block in program.blocks):
+        few = plan(graph, **options, columns=True)
+        program.few, program.few_rows = few, cost.few_rows(program, few, trainer.threads or cores())
+    return program
+
+
+def _plan(trainer, goal, form):
+    """A graph and what is to be planned of it."""
     graph, outputs = trainer.net.graph(training=goal in ("train", "gradient"))
     optimizer, objective = trainer.optimizer, trainer.objective
     options = {"states": optimizer.states(), "layout": layout(trainer.dtype), "settings": {"key": _key(trainer.seed)}}
     predictions = {trainer.net.slot("prediction", name): node
                    for name, node in zip(trainer.net.outputs, outputs, strict=True)}
     if goal == "predict":
-        return plan(graph, predictions=predictions, **options)
+        return graph, options | {"predictions": predictions}
     if goal not in ("train", "gradient"):  # sums, since batches of different weights are joined
         loss = objective.apply(graph, outputs, form, reduction="sum", only=goal[1])
-        return plan(graph, loss=loss, predictions=predictions, **options)
+        return graph, options | {"loss": loss, "predictions": predictions}
     loss = objective.apply(graph, outputs, form)
     updates = [node for node in graph.nodes if node.inputs and OPS[node.op].phase == "update"]
     if goal == "train" and optimizer.op is None:  # it takes the gradient's program, then lets statistics follow
-        return plan(graph, loss=loss, updates=updates, **options)
+        return graph, options | {"loss": loss, "updates": updates}
     parameters = [node for node in graph.nodes if node.op == "parameter"]
     gradients = dict(zip(parameters, differentiate(graph, loss, parameters), strict=True))
     if trainer.l1 or trainer.l2:
         loss = _penalize(graph, loss, gradients, trainer.penalize_bias, {"l1": trainer.l1, "l2": trainer.l2})
     if goal == "gradient":
-        return plan(graph, loss=loss, gradients=gradients, keep_gradient=True, **options)
+        return graph, options | {"loss": loss, "gradients": gradients, "keep_gradient": True}
     for parameter, gradient in _clip(graph, gradients, trainer.clip_value, trainer.clip_norm).items():
         states = [graph.parameter(f"{parameter.name}.{name}", shape=parameter.shape) for name in optimizer.states()]
         updates.append(graph.apply(optimizer.op, parameter, gradient, *states, name=f"{parameter.name}.update"))
-    return plan(graph, loss=loss, gradients=gradients, updates=updates, **options)
+    return graph, options | {"loss": loss, "gradients": gradients, "updates": updates}
 
 
 def _key(seed):

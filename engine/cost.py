@@ -2,71 +2,94 @@
 
 A step of w workers takes about
 
-    rows / w + units / min(w, number of units) + barriers * BARRIER log2(w) + shared (1 - 1 / w) / TRANSFER
+    max(rows / w, read) + units / min(w, number of units) + barriers * BARRIER log2(w) + shared (1 - 1 / w) / TRANSFER
 
 seconds. `rows` and `units` are the work of the two kinds of phases on one worker: operations of the products, whole
 vectors of them, at a rate of LANE a lane, START steps more than their depth for each tile, or the time that the matrix
 takes to be READ, if that is longer; ELEMENT for each number written, UPDATE for each that an optimizer reads and
-writes, a CALL for each instruction. `shared` are
-the bytes that one worker writes and the others read in the next phase: parameters, and what stands for the batch's
-rows in the gradients of parameters. The figures are of one machine (docs/performance.md); what is decided by them is
-how long a step takes, never what comes out.
+writes, a CALL for each instruction. `read` is what each worker takes to read the matrices of the rows phases, all of
+them however few its rows. `shared` are the bytes that one worker writes and the others read in the next phase:
+parameters, and what stands for the batch's rows in the gradients of parameters and in products whose columns are dealt
+out. The figures are of one machine (docs/performance.md); what is decided by them is how long a step takes, never what
+comes out.
 """
 
 from math import log2
 
 from hotloop.kernels._cores import cores
+from hotloop.kernels._primitives import WIDE
 
 from .program import Block, Buffer
 
 LANE = 9.7e9  # operations a second of one lane: four fifths of two multiply-adds a cycle at 3 GHz
 START = 10
 READ = 20e9  # bytes a second
+READ_SHARE, READ_WIDE = 40e9, 60e9  # the same of columns alone, and in tiles of several panels
 ELEMENT = 0.25e-9
 UPDATE = 0.15e-9
 CALL = 40e-9
 BARRIER = 1.3e-6
+LEND = 12e-6  # for helpers to come to a run of one step, and for Python to see to them
 TRANSFER = 10e9  # bytes a second from one core's cache to another's
 
 
-def workers(program, rows, most):
-    """The number of workers, at most `most` and the cores, with which a step is expected to take least."""
+def workers(program, rows, most, lending=0.0):
+    """The number of workers, at most `most` and the cores, with which a step is expected to take least.
+
+    lending: seconds of it that helpers cost, however many.
+    """
     parts = work(program, rows)
-    return min(range(1, min(most, cores()) + 1), key=lambda count: seconds(*parts, count))
+    return min(range(1, min(most, cores()) + 1), key=lambda count: seconds(*parts, count) + lending * (count > 1))
 
 
-def seconds(rows, units, pieces, barriers, shared, count):
+def few_rows(program, few, most):
+    """Rows of the largest batch, of 1, 2, 4, ..., up to which `few`, which does the same, is expected to take less."""
+    rows = 0
+    for candidate in (2**power for power in range(9)):
+        best, other = (min(seconds(*work(made, candidate), count) for count in range(1, min(most, cores()) + 1))
+                       for made in (program, few))
+        if other >= best:
+            break
+        rows = candidate
+    return rows
+
+
+def seconds(rows, units, pieces, barriers, shared, read, count):
     """Time of a step of `count` workers, whose work is what `work` returns."""
-    alone = rows / count + units / max(1, min(count, pieces))
+    alone = max(rows / count, read) + units / max(1, min(count, pieces))
     return alone + barriers * BARRIER * log2(count) + shared * (1 - 1 / count) / TRANSFER
 
 
 def work(program, rows):
-    """Seconds of the rows and of the units phases on one worker, units, barriers, bytes that workers share."""
+    """Seconds of rows and of units phases on one worker, units, barriers, bytes shared, seconds that all read."""
     layout, sums, pieces, shared, barriers = program.layout, {"rows": 0.0, "units": 0.0}, 0, 0, set()
+    read = 0.0
     for instruction in program.instructions:
         phase = "units" if instruction.phase == "units" else "rows"
         if instruction.phase in sums:
             barriers.add((instruction.stage, instruction.phase))
         for part in (instruction, *instruction.chained()):
-            sums[phase] += CALL + _product(part, layout, rows)
+            operations, reading = _product(part, phase, layout, rows)
+            sums[phase] += CALL + max(operations, reading)
+            read += reading if phase == "rows" else 0
             sums[phase] += _elements(part, layout, rows) * ELEMENT * 8 / layout.lanes
         if phase == "units":
             pieces += instruction.units
             shared += _bytes(instruction, layout, rows)
             sums[phase] += _parameters(instruction, layout) * (1 + program.states) * UPDATE * 8 / layout.lanes
-    return sums["rows"], sums["units"], pieces, len(barriers), shared
+    return sums["rows"], sums["units"], pieces, len(barriers), shared, read
 
 
-def _product(part, layout, rows):
-    """Seconds that the product with a matrix takes."""
+def _product(part, phase, layout, rows):
+    """Seconds that the operations of the product with a matrix take, and reading the matrix."""
     block = part.operands.get("w")
     if not isinstance(block, Block) or not block.inputs:
-        return 0
+        return 0, 0
     depth = {"dense": block.inputs, "dense_input_gradient": block.outputs}.get(part.op, rows)
     operations = 2 * rows * block.inputs * layout.width(block.outputs) * (1 + START / max(depth, 1))
     size = layout.block(block.inputs, block.outputs) * layout.dtype.itemsize
-    return max(operations / (LANE * layout.lanes), size / READ)
+    rate = READ if phase == "rows" else READ_WIDE if rows in WIDE else READ_SHARE
+    return operations / (LANE * layout.lanes), size / rate
 
 
 def _elements(part, layout, rows):
@@ -82,7 +105,8 @@ def _elements(part, layout, rows):
 def _parameters(instruction, layout):
     """Numbers of the parameters whose gradient an instruction makes."""
     block = instruction.operands.get("w")
-    return layout.block(block.inputs, block.outputs) if isinstance(block, Block) else 0
+    makes = isinstance(block, Block) and "gradient" in instruction.operands
+    return layout.block(block.inputs, block.outputs) if makes else 0
 
 
 def _bytes(instruction, layout, rows):
@@ -91,6 +115,6 @@ def _bytes(instruction, layout, rows):
     for value in instruction.operands.values():
         if isinstance(value, Buffer) and not value.flat:
             total += (rows if value.rows is None else value.rows) * layout.width(value.cols)
-        elif isinstance(value, Block):
+        elif isinstance(value, Block) and "gradient" in instruction.operands:
             total += layout.block(value.inputs, value.outputs)
     return total * layout.dtype.itemsize

@@ -57,10 +57,10 @@ class CpuBackend:
             bound = self._bound[program] = _Bound(program, self.lasting, self.working, capacity)
         return bound
 
-    def bind_apart(self, program, capacity):
-        """The program as a table that nobody else runs, for batches of `capacity` rows and one worker."""
+    def bind_apart(self, program, capacity, checks):
+        """The program, with instructions `checks` before it, as a table that nobody else runs, for one worker."""
         self.prepare(program, capacity)
-        bound = _Bound(program, self.lasting, self.working, capacity)
+        bound = _Bound(program, self.lasting, self.working, capacity, checks)
         bound._make_contexts(1)
         return bound
 
@@ -120,12 +120,12 @@ class CpuBackend:
 class _Bound:
     """A program's table in memory: addresses for operands, phases, one context a worker."""
 
-    def __init__(self, program, lasting, working, capacity):
+    def __init__(self, program, lasting, working, capacity, checks=()):
         self.program, self.lasting, self.working, self.capacity = program, lasting, working, capacity
         self.dtype = program.layout.dtype
         self.places, _ = program.place(capacity)
-        chained = [part for instruction in program.instructions for part in instruction.chained()]
-        self.rows = program.instructions + chained
+        self.instructions = sorted([*checks, *program.instructions], key=Instruction.place)
+        self.rows = self.instructions + [part for instruction in self.instructions for part in instruction.chained()]
         _ahead.compile_ahead([(instruction.kernel, self.dtype) for instruction in self.rows]
                              + [(kernel, self.dtype) for kernel in (data.check_reals, data.check_labels, data.shuffle)]
                              + [(kernel, np.dtype(np.float32)) for kernel in (walk.walk, *team.KERNELS)])
@@ -193,7 +193,7 @@ class _Bound:
     def _phases(self, costs):
         """A row of `walk`'s table for each phase, in the order of the instructions."""
         kinds = {"before": walk.EACH, "rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
-        names = [(instruction.stage, instruction.phase) for instruction in self.program.instructions]
+        names = [(instruction.stage, instruction.phase) for instruction in self.instructions]
         phases = [(kinds[name[1]], self.table[names.index(name)].ctypes.data, names.count(name), costs[name])
                   for name in dict.fromkeys(names)]
         return np.array(phases, np.int64)
@@ -226,12 +226,12 @@ class _Bound:
             return Outcome(losses[: done + 1], done, "loss")
         return Outcome(losses, done, None)
 
-    def _workers(self, threads, batch):
-        """Workers of a run: of those that may be taken, as many as a step is worth."""
+    def _workers(self, threads, batch, lending=0.0):
+        """Workers of a run: of those that may be taken, as many as a step is worth. lending: see `cost.workers`."""
         most = team.spare() if threads is None else threads
-        if (batch, most) not in self.worth:
-            self.worth[batch, most] = cost.workers(self.program, batch, most)
-        return self.worth[batch, most]
+        if (batch, most, lending) not in self.worth:
+            self.worth[batch, most, lending] = cost.workers(self.program, batch, most, lending)
+        return self.worth[batch, most, lending]
 
     def _make_contexts(self, workers):
         """One block of cells and one scratch for each worker, and the constants that all read."""

@@ -16,6 +16,10 @@ class Numbers:
         self.settings, self.schedule, self.epoch = None, None, 0
         self.first, self.count, self.moving = 0, 0, []  # updates that `moving` has numbers for, by cell
 
+    def fits(self, trainer):
+        """Whether the trainer still has the optimizer whose numbers these are."""
+        return trainer.optimizer is self.optimizer
+
     def set(self, trainer):
         """Put the numbers of the next update into the program; False where the general path is to refuse them."""
         if trainer.optimizer is not self.optimizer:

@@ -11,32 +11,37 @@ from itertools import zip_longest
 from hotloop.kernels import OPS, _jit, _rows
 from hotloop.kernels import data as data_kernels
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
+from hotloop.kernels.columns import dense_columns, dense_input_gradient_columns
 from hotloop.kernels.losses import LOSSES, NOTHING, total_loss, total_weight
 
 from . import features
 from .graph import live_nodes
-from .program import PHASES, Block, Buffer, External, Instruction, Program, Sums
+from .program import Block, Buffer, External, Instruction, Program, Sums
 from .updates import Updates
 
+_SHARED = 2**16  # bytes of a matrix, which take about as long to read as the workers to wait for each other
 _GATHERS = {"input": data_kernels.gather, "target": data_kernels.gather, "labels": data_kernels.gather_labels,
             "weights": data_kernels.gather_weights}
 
 
 def plan(graph, layout, *, loss=None, predictions=None, gradients=None, updates=(), keep_gradient=False, states=(),
-         settings=None):
+         settings=None, columns=False):
     """Make the program that computes `loss`, `predictions`, gradients and updates.
 
     `predictions` maps names of the caller's arrays to the nodes that are stored there, `gradients` parameter nodes to
     the nodes of their gradients, `updates` are the optimizer's nodes; without these two it is a program for prediction
     or evaluation. `keep_gradient` stores the whole gradient in the arena; `states` are the names of the optimizer's
-    states. Programs that share an arena must agree on the states.
+    states. Programs that share an arena must agree on the states. `columns` deals out the columns of wide products to
+    the workers, not rows: for batches of few.
     """
     return _Planner(graph, layout, loss, predictions or {}, gradients or {}, tuple(updates), keep_gradient,
-                    states, settings or {}).program()
+                    states, settings or {}, columns).program()
 
 
 class _Planner(Updates):
-    def __init__(self, graph, layout, loss, predictions, gradients, updates, keep_gradient, states, settings):
+    def __init__(self, graph, layout, loss, predictions, gradients, updates, keep_gradient, states, settings,
+                 columns):
+        self.columns = columns
         self.layout, self.loss, self.predictions = layout, loss, predictions
         self.settings, self.graph, self.gradients = settings, graph, gradients
         self.prepare(graph, gradients, updates, keep_gradient, states)
@@ -117,37 +122,42 @@ class _Planner(Updates):
 
     # instructions
 
-    def emit(self, op, kernel, phase, nodes, operands, writes, units=0, cost=1, closing=False):
+    def emit(self, op, kernel, phase, nodes, operands, writes, units=0, cost=1, closing=False, stage=0):
         instruction = Instruction(op, kernel, phase, operands, writes, tuple(nodes), units, cost)
         self.done.update(nodes)
         if closing:
             self.closing.append(instruction)
         elif phase != "chained":
-            self._enter(instruction)
+            self._enter(instruction, stage)
         return instruction
 
-    def _enter(self, instruction, stage=0):
+    def _enter(self, instruction, stage):
         """Append to the program, at the first stage from `stage` on that finds every operand: after units made it."""
         parts = [instruction, *instruction.chained()]
-        for part in parts:
-            for name, operand in part.operands.items():
-                whole = operand == "gradient" if isinstance(operand, str) else isinstance(operand, Buffer | Sums)
-                if whole and name not in part.writes and operand in self.written:
-                    made, phase = self.written[operand]
-                    stage = max(stage, made + (phase == "units"))
-        instruction.stage = stage
+        instruction.stage = stage = max(stage, *(self._ready(part.operands, part.writes) for part in parts))
         self.instructions.append(instruction)
         for part in parts:
             for name in part.writes:
                 written = part.operands[name]
                 self.written[written] = max(self.written.get(written, (0, "")), (stage, instruction.phase))
 
+    def _ready(self, operands, writes=()):
+        """The first stage that finds all operands but those in `writes`."""
+        stage = 0
+        for name, operand in operands.items():
+            whole = operand == "gradient" if isinstance(operand, str) else isinstance(operand, Buffer | Sums)
+            if whole and name not in writes and operand in self.written:
+                made, phase = self.written[operand]
+                stage = max(stage, made + (phase == "units"))
+        return stage
+
     def _order(self):
         """Sort by stage and phase. What changes parameters comes when all else has read them, and the loss is known."""
-        last = max((instruction.stage for instruction in self.instructions), default=0)
+        last = max((instruction.stage + (instruction.phase == "units" and instruction.reads_parameters())
+                    for instruction in self.instructions), default=0)
         for instruction in self.closing:
             self._enter(instruction, last)
-        self.instructions.sort(key=lambda instruction: (instruction.stage, PHASES.index(instruction.phase)))
+        self.instructions.sort(key=Instruction.place)
 
     def _gather(self, node):
         buffer = self.buffer(node)
@@ -171,8 +181,19 @@ class _Planner(Updates):
             if after is not None:
                 nodes.append(after)
                 operands["chain"] = self._elementwise(after, "chained")
+        self._product("dense", dense_columns, nodes, operands, "y")
+
+    def _product(self, op, by_columns, nodes, operands, result):
+        """A product with a matrix, whose rows are dealt out to the workers, or whose columns."""
+        block, columns = operands["w"], operands[result].cols
         self.flops += 2 * block.inputs * block.outputs
-        self.emit("dense", OPS["dense"].cpu, "rows", nodes, operands, ("y",))
+        if not self.columns or not shared(block, columns, self.layout):
+            self.emit(op, OPS[op].cpu, "rows", nodes, operands, (result,))
+            return
+        for part in filter(None, [operands["chain"]]):
+            part.operands[f"{part.writes[0]}_panels"] = 1
+        self.emit(op, by_columns, "units", nodes, operands, (result,), self.layout.panels(columns),
+                  block.inputs * block.outputs // columns)
 
     def _elementwise(self, node, phase):
         """A forward or backward activation, in place where nothing else reads its operand."""
@@ -232,13 +253,14 @@ class _Planner(Updates):
         self.losses.append({"loss": operands["loss"], "share": given["share"], "scale": scale})
 
     def _total_loss(self):
-        """The sum of the losses, each by its factor, and of penalties."""
+        """The sum of the losses, each by its factor, and of penalties: in one order, when all are there."""
         joints = [node for node in self.live if node.shape == () and node not in self.done
                   and node.op in ("add", "multiply", "penalty")]
+        stage = max(map(self._ready, [*self.losses, self.penalties]))
         for place, loss in enumerate(self.losses):
             first = {"sums": None, "count": 0} if place else self.penalties
             self.emit("total_loss", total_loss, "each", [] if place + 1 < len(self.losses) else joints, loss | first,
-                      ())
+                      (), stage=stage)
 
     def _total_weight(self, loss, given, target, sample):
         """What the rows of a batch count for, if not for one each, must be known before the first of them is run."""
@@ -268,8 +290,7 @@ class _Planner(Updates):
                 nodes.append(after)
                 operands["chain"] = self._elementwise(after, "chained")
         self.scratch = max(self.scratch, self.layout.width(block.outputs) * self.layout.panel)
-        self.flops += 2 * block.inputs * block.outputs
-        self.emit("dense_input_gradient", OPS[node.op].cpu, "rows", nodes, operands, ("dx",))
+        self._product("dense_input_gradient", dense_input_gradient_columns, nodes, operands, "dx")
 
     # buffers
 
@@ -311,6 +332,11 @@ class _Planner(Updates):
     def add(self, buffer):
         self.buffers.append(buffer)
         return buffer
+
+
+def shared(block, columns, layout):
+    """Whether workers gain by taking columns of a product with this matrix: by reading less of it each."""
+    return layout.panels(columns) > 1 and block.inputs * block.outputs * layout.dtype.itemsize >= _SHARED
 
 
 def _operands(kernel):

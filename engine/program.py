@@ -68,10 +68,10 @@ class Buffer:
         return self.layout.width(self.cols)
 
     def panel(self, capacity):
-        """Distance of panels, in numbers. One line more than the rows need puts rows of neighbours into other sets."""
+        """Distance of panels, in numbers: whole rows. A line more than needed puts neighbours into other sets."""
         if self.rows is not None:
             return self.rows * self.layout.panel
-        return capacity * self.layout.panel + 64 // self.layout.dtype.itemsize
+        return capacity * self.layout.panel + max(self.layout.panel, 64 // self.layout.dtype.itemsize)
 
     def nbytes(self, capacity):
         """Bytes for `capacity` rows."""
@@ -169,6 +169,14 @@ class Instruction:
         chain = self.operands.get("chain")
         return [] if chain is None else [chain, *chain.chained()]
 
+    def place(self):
+        """When it runs, by stage and phase."""
+        return self.stage, PHASES.index(self.phase)
+
+    def reads_parameters(self):
+        """Whether a block of parameters is among the operands."""
+        return any(isinstance(value, Block) for value in self.operands.values())
+
     def __str__(self):
         """One line: results <- op(operands), then what runs on the same rows."""
         chained, made = self.chained(), [self.operands[name] for name in self.writes]
@@ -191,11 +199,11 @@ class Instruction:
 class Program:
     """Instructions over buffers placed in one arena, computing the nodes `loss`, `predictions` and `gradients`.
 
-    The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each
-    of `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
+    The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each of
+    `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
     number of rows at most; it grows when a larger batch comes. `settings` are the optimizer's numbers, read anew at
     every run, whose steps may each have their own: an array. `scratch` counts the numbers of a worker's own memory,
-    `flops` those of one batch row.
+    `flops` those of one batch row. `few` is a program that does the same for batches of up to `few_rows` rows.
     """
 
     layout: Layout
@@ -211,6 +219,12 @@ class Program:
     settings: dict[str, float | np.ndarray] = field(default_factory=dict)
     scratch: int = 0
     flops: int = 0
+    few: "Program | None" = None
+    few_rows: int = 0
+
+    def best(self, rows):
+        """This program or `few`, whichever is for so many rows."""
+        return self.few if 0 < rows <= self.few_rows else self
 
     def fixed_bytes(self):
         """Bytes of the arena's first part."""

@@ -76,7 +76,7 @@ class Trainer(Holder, Inference, BriefCalls):
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
         self._stopped, self._programs, self._step_seconds = False, {}, None
-        self._briefs, self._numbers, self._small = {}, None, {}  # see BriefCalls; `_small`: ranges, most rows by form
+        self._briefs, self._small = {}, {}  # see BriefCalls; `_small`: ranges, most rows by form
         self._states = optimizer.states()
         self._backend, self._lock = None, threading.RLock()  # what runs shares memory with whatever else this runs
 
@@ -90,8 +90,8 @@ class Trainer(Holder, Inference, BriefCalls):
     def __getstate__(self):
         """Copies and pickles hold parameters and states, and go on from here bit for bit."""
         state = None if self._backend is None else self.state_dict()
-        return vars(self) | {"_backend": None, "_lock": None, "_programs": {}, "_step_seconds": None, "_briefs": {},
-                             "_numbers": None}, state
+        return vars(self) | {"_backend": None, "_lock": None, "_programs": {}, "_step_seconds": None,
+                             "_briefs": {}}, state
 
     def __setstate__(self, saved):
         """Take over what `__getstate__` gave."""
@@ -340,9 +340,9 @@ class Trainer(Holder, Inference, BriefCalls):
     # programs
 
     def program(self, X, y, sample_weight=None):
-        """The training program for such data: print it to see what runs."""
+        """The training program for batches of such data: print it to see what runs."""
         goal = "gradient" if isinstance(self.optimizer, LBFGS) else "train"
-        return self._program(goal, self._examples("program", X, y, sample_weight).form, 1)
+        return self._program(goal, self._examples("program", X, y, sample_weight).form, self.batch_size)
 
     def _examples(self, method, X, y, sample_weight=None, batch_size=None, training=False):
         """Checked data for a method, which runs all rows at once or in batches."""
@@ -358,7 +358,7 @@ class Trainer(Holder, Inference, BriefCalls):
                 self._make_backend()
             if (goal, form) not in self._programs:
                 self._programs[goal, form] = build(self, goal, form)
-            program = self._programs[goal, form]
+            program = self._programs[goal, form].best(rows)
             self._backend.prepare(program, rows)
             if self.net.owner is not self:
                 self.net.take(self)

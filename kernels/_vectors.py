@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 
 from ._intrinsics import I1, I32, I64, declared, prefetch, simple
-from ._primitives import CHAINS, SHALLOW
+from ._primitives import CHAINS, SHALLOW, WIDE
 
 _UNROLL = 8  # steps of k in the body of a whole tile's loop
 
@@ -37,10 +37,37 @@ class Vectors:
                     first = self._load_tile(builder, rows, columns, start, start_row)
                     for i in range(rows):  # where the next tile's rows begin
                         prefetch(builder, self._at(builder, a, (rows + i) * self.panel))
-                    sums = self._panels(builder, rows, columns, depth, a, a_panel, b, first)
+                    sums = self._panels(builder, rows, columns, depth, a, a_panel, b, first,
+                                        unroll=_UNROLL if rows == self.rows[columns] else 1)
                     self._finish(builder, rows, columns, sums, c, finish, mask)
 
         return simple(types.void(*[types.int64] * 11), emit)
+
+    def make_tile_wide(self):
+        def emit(builder, m, depth, a, a_panel, b, b_panel, c, c_panel, start, finish):
+            size = I64(self.scalar_bytes)
+            a_panel, b_panel, c_panel = (builder.mul(panel, size) for panel in (a_panel, b_panel, c_panel))
+            with self._cases(builder, I64(0), m, [(0, rows) for rows in WIDE]) as cases:
+                for _, rows in cases:
+                    columns = 2 * WIDE[rows]
+                    first = [self._load(builder, self._vector(builder, start, b_panel, j), self.vector)
+                             for j in range(columns)] * rows
+                    sums = self._panels(builder, rows, columns, depth, a, a_panel, b, first, b_panel, _UNROLL // 2)
+                    zero = ir.Constant(self.vector, None)
+                    plain = builder.icmp_signed("==", finish, I64(0))
+                    for place, value in enumerate(sums):
+                        i, j = divmod(place, columns)
+                        cut = builder.select(builder.fcmp_ordered("<=", value, zero), zero, value)
+                        self._store(builder, builder.select(plain, value, cut),
+                                    self._at(builder, self._vector(builder, c, c_panel, j), i * self.panel))
+
+        return simple(types.void(*[types.int64] * 10), emit)
+
+    def _vector(self, builder, base, panel, j):
+        """Where vector `j` of a row begins that lies in panels so many bytes apart."""
+        if j > 1:
+            base = builder.add(base, builder.mul(I64(j // 2), panel))
+        return self._at(builder, base, j % 2 * self.lanes)
 
     def make_tile_transposed(self):
         def emit(builder, m, vectors, depth, a, b, c, start, start_row):
@@ -109,7 +136,7 @@ class Vectors:
             offset = place // columns * self.panel + place % columns * self.lanes
             self._store(builder, value, self._at(builder, base, offset))
 
-    def _loop(self, builder, count, a, a_row, a_step, b, rows, columns, first, unroll=1):
+    def _loop(self, builder, count, a, a_row, a_step, b, rows, columns, first, unroll=1, b_panel=None):
         """sums += a[i, k] b[k] for k < count, a multiple of `unroll`; also where a and b stand then."""
         before = builder.block
         loop, after = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.k.done")
@@ -120,7 +147,7 @@ class Vectors:
         totals = sums
         for k in range(unroll):
             totals = self._step(builder, self._at(builder, a_now, k * a_step), a_row,
-                                self._at(builder, b_now, k * self.panel), rows, columns, totals)
+                                self._at(builder, b_now, k * self.panel), rows, columns, totals, b_panel)
         fewer = builder.sub(left, I64(unroll))
         steps = [(left, count, fewer), (a_now, a, self._at(builder, a_now, unroll * a_step)),
                  (b_now, b, self._at(builder, b_now, unroll * self.panel)), *zip(sums, first, totals, strict=True)]
@@ -131,9 +158,9 @@ class Vectors:
         builder.position_at_end(after)
         return self._joined(builder, before, loop, [step for step in steps if step[0] is not left])
 
-    def _step(self, builder, a, a_row, b, rows, columns, sums):
+    def _step(self, builder, a, a_row, b, rows, columns, sums, b_panel):
         """One step of k: sums + a[i] b."""
-        right = [self._load(builder, self._at(builder, b, j * self.lanes), self.vector) for j in range(columns)]
+        right = [self._load(builder, self._vector(builder, b, b_panel, j), self.vector) for j in range(columns)]
         totals = []
         for i in range(rows):
             splat = self._splat(builder, self._at(builder, a, i * a_row))
@@ -161,7 +188,7 @@ class Vectors:
             results.append(result)
         return results[0], results[1], results[2:]
 
-    def _panels(self, builder, rows, columns, depth, a, a_panel, b, first):
+    def _panels(self, builder, rows, columns, depth, a, a_panel, b, first, b_panel=None, unroll=1):
         """The sums over all panels of a, PANEL steps of k in each, fewer in the last."""
         before = builder.block
         panels, after = builder.append_basic_block("tile.panels"), builder.append_basic_block("tile.panels.done")
@@ -171,9 +198,8 @@ class Vectors:
         builder.position_at_end(panels)
         left, a_now, b_now = builder.phi(I64), builder.phi(I64), builder.phi(I64)
         sums = [builder.phi(self.vector) for _ in first]
-        unroll = min(_UNROLL, self.panel) if rows == self.rows[columns] else 1
         _, b_next, totals = self._loop(builder, I64(self.panel), a_now, self.panel, 1, b_now, rows, columns, sums,
-                                       unroll)
+                                       min(unroll, self.panel), b_panel)
         a_next, fewer = builder.add(a_now, a_panel), builder.sub(left, I64(self.panel))
         latch = builder.block
         builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), panels, after)
@@ -183,7 +209,7 @@ class Vectors:
             phi.add_incoming(following, latch)
         builder.position_at_end(after)
         a_rest, b_rest, sums = self._joined(builder, before, latch, steps[1:])
-        return self._loop(builder, rest, a_rest, self.panel, 1, b_rest, rows, columns, sums)[2]
+        return self._loop(builder, rest, a_rest, self.panel, 1, b_rest, rows, columns, sums, 1, b_panel)[2]
 
     def _finish(self, builder, rows, columns, sums, c, finish, mask):
         zero = ir.Constant(self.vector, None)

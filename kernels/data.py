@@ -3,7 +3,7 @@
 A check fails where a number of the batch is not in its range; standing first, it ends a run that has changed nothing.
 """
 
-from ._context import BATCH, CONTEXT, REST, START
+from ._context import CONTEXT, REST, START
 from ._jit import kernel
 from ._primitives import PANEL, SIZE, copy, draw_bits, ints, prefetch, real, reals, widen
 
@@ -70,10 +70,9 @@ def store(x, x_panel, x_cols, target, context, low, high):
 
 @kernel
 def check_reals(source, source_cols, least: float, most: float, context, low, high):
-    """Fail unless least <= x <= most for all numbers of the batch; NaN fails."""
-    cells = ints(context, CONTEXT)
-    size = cells[BATCH] * source_cols
-    values = reals(source + cells[START] * source_cols * SIZE, size)
+    """Fail unless least <= x <= most for all numbers in rows [low, high) of the batch; NaN fails."""
+    size = (high - low) * source_cols
+    values = reals(source + (ints(context, CONTEXT)[START] + low) * source_cols * SIZE, size)
     floor, ceiling = real(least), real(most)
     outside = 0
     for i in range(size):
@@ -84,10 +83,9 @@ def check_reals(source, source_cols, least: float, most: float, context, low, hi
 
 @kernel
 def check_labels(source, least, most, context, low, high):
-    """Fail unless least <= label <= most for all int64 labels of the batch."""
-    cells = ints(context, CONTEXT)
-    size = cells[BATCH]
-    labels = ints(source + cells[START] * 8, size)
+    """Fail unless least <= label <= most for all int64 labels in rows [low, high) of the batch."""
+    size = high - low
+    labels = ints(source + (ints(context, CONTEXT)[START] + low) * 8, size)
     outside = 0
     for i in range(size):
         if labels[i] < least or labels[i] > most:

@@ -35,29 +35,36 @@ def dense_forward(x, x_panel, x_cols, w, y, y_panel, y_width, finish, chain, con
 @kernel
 def dense_input_gradient(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_width, finish, mask, mask_panel, chain,
                          context, low, high):
-    """dX = finish(dY W') for rows [low, high), then the instruction `chain` on the same rows.
-
-    Each panel of W' is made in the worker's scratch, dy_cols x PANEL, by transposing squares, and used for all rows.
-    """
-    cells = ints(context, CONTEXT)
-    turned, zeros = cells[SCRATCH], cells[ZEROS]
-    panel_size = (dx_cols + 1) * PANEL
-    for first in range(0, dx_width, PANEL):
-        panel, width = first // PANEL, min(PANEL, dx_width - first)
-        for o in range(0, dy_cols, LANES):
-            square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
-            for i in range(0, width, LANES):
-                transpose(square + i * PANEL * SIZE, PANEL, turned + (o * PANEL + i) * SIZE, PANEL)
-        if first + width > dx_cols:  # rows of the bias and of what follows were turned along
-            for o in range(dy_cols):
-                line = reals(turned + o * PANEL * SIZE, PANEL)
-                for i in range(dx_cols - first, width):
-                    line[i] = 0.0
-        gemm(dy, dy_panel, turned, 0, dx + panel * dx_panel * SIZE, 0, zeros, 0, 0, finish,
-             mask + panel * mask_panel * SIZE, 0, dy_cols, width, context, low, high)
+    """dX = finish(dY W') for rows [low, high), then the instruction `chain` on the same rows."""
+    for panel in range(-(-dx_width // PANEL)):
+        input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_width, finish, mask, mask_panel, panel,
+                             context, low, high)
     if chain:
         return call(ints(chain, 1)[0], chain, context, low, high)
     return 0
+
+
+def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_width, finish, mask, mask_panel, panel,
+                         context, low, high):
+    """One panel of dX for rows [low, high).
+
+    The panel of W' is made in the worker's scratch, dy_cols x PANEL, by transposing squares, and used for all rows.
+    """
+    cells = ints(context, CONTEXT)
+    turned, zeros = cells[SCRATCH], cells[ZEROS]
+    panel_size, first = (dx_cols + 1) * PANEL, panel * PANEL
+    width = min(PANEL, dx_width - first)
+    for o in range(0, dy_cols, LANES):
+        square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
+        for i in range(0, width, LANES):
+            transpose(square + i * PANEL * SIZE, PANEL, turned + (o * PANEL + i) * SIZE, PANEL)
+    if first + width > dx_cols:  # rows of the bias and of what follows were turned along
+        for o in range(dy_cols):
+            line = reals(turned + o * PANEL * SIZE, PANEL)
+            for i in range(dx_cols - first, width):
+                line[i] = 0.0
+    gemm(dy, dy_panel, turned, 0, dx + panel * dx_panel * SIZE, 0, zeros, 0, 0, finish,
+         mask + panel * mask_panel * SIZE, 0, dy_cols, width, context, low, high)
 
 
 @kernel

@@ -13,7 +13,7 @@ from hotloop.kernels._target import host
 
 CHOOSE_WORKERS = cpu_backend._Bound._workers
 # The nets of the tests are worth one worker: let those that ask for more have them.
-cpu_backend._Bound._workers = lambda self, threads, batch: threads or CHOOSE_WORKERS(self, threads, batch)
+cpu_backend._Bound._workers = lambda self, threads, *load: threads or CHOOSE_WORKERS(self, threads, *load)
 hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("hotloop")
 
