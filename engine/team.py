@@ -17,6 +17,7 @@ KERNELS = posts.lead, posts.serve
 _WATCH_SECONDS = 200e-6  # how long a helper looks out for the next job: waking it takes about as long
 _NEAR_SECONDS = 20e-6  # how much of that it keeps its core for itself
 _MEET_SECONDS = 40e-6  # how long a worker waits for others before it offers its core
+_KNOWN_SECONDS = 0.01  # how long the number of cores is believed: to ask takes as long as a small step
 
 
 class Team:
@@ -30,7 +31,8 @@ class Team:
         self.job, self.shared = job, shared
         self.alone = _jit.caller(kernel, np.float32)
         self.job_address, job[0] = job.ctypes.data, _jit.address(kernel, np.float32)
-        self.boxes = np.zeros(0, np.int64)
+        self.helpers = []  # whose boxes the row names
+        self.cells = memoryview(shared)
 
     def run(self, workers):
         """Call the job's kernel for worker 0 ... workers - 1, each on its own thread, 0 on this one.
@@ -46,19 +48,22 @@ class Team:
                 return
             while len(helpers) < workers - 1:
                 helpers.append(_helper())
-            if len(self.boxes) < len(helpers):
-                self.boxes = np.zeros(len(helpers), np.int64)
-                self.row = _row(posts.lead, job=self.job_address, shared=self.shared.ctypes.data,
-                                boxes=self.boxes.ctypes.data, count=0, yielder=YIELDER, releaser=_RELEASER)
-                self.lead, self.row_address = _jit.caller(posts.lead, np.float32), self.row.ctypes.data
-            self.boxes[: len(helpers)] = [helper.box for helper in helpers]
-            self.row[_COUNT] = len(helpers)
-            if sum(_running.values()) <= cores():
-                self.shared[walk.SPINS] = turns()[2]
+            if helpers != self.helpers:
+                self._address(helpers)
+            if sum(_running.values()) <= _cores():
+                self.cells[walk.SPINS] = turns()[2]
             self.lead(self.row_address, 0, 0, 0)
         finally:
             _running.pop(self, None)
-            _idle.extend(helpers)
+            _idle.extend(reversed(helpers))
+
+    def _address(self, helpers):
+        """Let the row that leads a run name these helpers."""
+        self.boxes = np.array([helper.box for helper in helpers])
+        self.row = _row(posts.lead, job=self.job_address, shared=self.shared.ctypes.data,
+                        boxes=self.boxes.ctypes.data, count=len(helpers), yielder=YIELDER, releaser=_RELEASER)
+        self.lead, self.row_address = _jit.caller(posts.lead, np.float32), self.row.ctypes.data
+        self.helpers = list(helpers)
 
 
 class _Helper(threading.Thread):
@@ -99,7 +104,17 @@ def _helper():
 
 def spare():
     """Cores that no run of another thread takes, at least 1: what a run should take that may choose."""
-    return max(1, cores() - sum(_running.values()))
+    return max(1, _cores() - sum(_running.values()))
+
+
+_asked = [None, 0.0, 0]  # a function that counts cores, until when its answer holds, the answer
+
+
+def _cores():
+    """The number of cores, as it was a moment ago."""
+    if _asked[0] is not cores or time.monotonic() > _asked[1]:
+        _asked[:] = cores, time.monotonic() + _KNOWN_SECONDS, cores()
+    return _asked[2]
 
 
 @cache
@@ -159,4 +174,3 @@ def _yielder():
 YIELDER = _yielder()
 _ACQUIRER = _address(ctypes.pythonapi.PyThread_acquire_lock)
 _RELEASER = _address(ctypes.pythonapi.PyThread_release_lock)
-_COUNT = _jit.HEADER + _jit.operands(posts.lead).index("count")

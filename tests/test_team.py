@@ -214,7 +214,7 @@ def test_trainers_at_once_share_the_cores(monkeypatch):
     """How many workers each gets depends on the moment; what comes out does not."""
     expected = trainer(threads=1).fit(*data(), epochs=60).loss
     monkeypatch.setattr(team, "cores", lambda: 3)
-    monkeypatch.setattr("hotloop.cost.workers", lambda program, rows, most: most)
+    monkeypatch.setattr("hotloop.cost.workers", lambda program, rows, most, lending: most)
     monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 1e-4)
     found = []
     together(*[lambda: found.append(trainer(threads=None).fit(*data(), epochs=60).loss)] * 4)
@@ -238,7 +238,7 @@ def test_a_thread_that_cannot_start_changes_nothing(monkeypatch):
         patch.setattr(team, "_Helper", NoMore)
         with pytest.raises(RuntimeError, match="can't start"):
             one.fit(*data())
-    assert team._idle == started
+    assert team._idle == started[::-1]
     assert not team._running
     assert one.fit(*data(), epochs=2).loss == twin.fit(*data(), epochs=2).loss
 
