@@ -24,12 +24,12 @@ from .program import Block, Buffer
 LANE = 9.7e9  # operations a second of one lane: four fifths of two multiply-adds a cycle at 3 GHz
 START = 10
 READ = 20e9  # bytes a second
-READ_SHARE, READ_WIDE = 40e9, 60e9  # the same of columns alone, and in tiles of several panels
+READ_SHARE, READ_WIDE = 40e9, 50e9  # the same of columns alone, and in tiles of several panels
 ELEMENT = 0.25e-9
 UPDATE = 0.15e-9
 CALL = 40e-9
 BARRIER = 1.3e-6
-LEND = 12e-6  # for helpers to come to a run of one step, and for Python to see to them
+LEND = 16e-6  # for helpers to come to a run of one step, and for Python to see to them
 TRANSFER = 10e9  # bytes a second from one core's cache to another's
 
 
