@@ -181,6 +181,7 @@ class _Planner(Updates):
             if after is not None:
                 nodes.append(after)
                 operands["chain"] = self._elementwise(after, "chained")
+        self.scratch = max(self.scratch, self.layout.panels(block.inputs) * self.layout.panel)
         self._product("dense", dense_columns, nodes, operands, "y")
 
     def _product(self, op, by_columns, nodes, operands, result):
@@ -289,7 +290,8 @@ class _Planner(Updates):
             if fused:
                 nodes.append(after)
                 operands["chain"] = self._elementwise(after, "chained")
-        self.scratch = max(self.scratch, self.layout.width(block.outputs) * self.layout.panel)
+        turned, line = self.layout.width(block.outputs), self.layout.panels(block.outputs)
+        self.scratch = max(self.scratch, (turned + line) * self.layout.panel)
         self._product("dense_input_gradient", dense_input_gradient_columns, nodes, operands, "dx")
 
     # buffers

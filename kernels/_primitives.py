@@ -177,6 +177,27 @@ def tile(m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask):
         _array(c + i * PANEL * SIZE, n, real)[:] = total
 
 
+def dots(m, depth, a, a_panel, line, start, c, finish, mask):
+    """c = finish(start[0] + a @ line) for m <= LANES rows of a and one column of c, whose rows are PANEL apart.
+
+    a lies in panels as for `tile`, the column `line` without gaps, filled up with zeros to whole panels. A row's
+    products are added up in LANES chains, and these in pairs: a row's sum depends on nothing but the row.
+    """
+    for i in range(m):
+        sums = np.zeros(LANES, real)
+        for k in range(depth):
+            sums[k % LANES] += _array(a + (k // PANEL * a_panel + i * PANEL + k % PANEL) * SIZE, 1, real)[0] * _array(
+                line + k * SIZE, 1, real)[0]
+        while len(sums) > 1:
+            sums = sums[::2] + sums[1::2]
+        total = sums[0] + _array(start, 1, real)[0]
+        if finish == 1:
+            total = max(total, real(0)) if total == total else total
+        elif finish == 2:
+            total = total if _array(mask + i * PANEL * SIZE, 1, real)[0] > 0 else real(0)
+        _array(c + i * PANEL * SIZE, 1, real)[0] = total
+
+
 def tile_wide(m, depth, a, a_panel, b, b_panel, c, c_panel, start, finish):
     """`tile` of m rows and WIDE[m] panels of b and c, `b_panel` and `c_panel` apart; start is one row, beside b.
 

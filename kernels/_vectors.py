@@ -69,6 +69,84 @@ class Vectors:
             base = builder.add(base, builder.mul(I64(j // 2), panel))
         return self._at(builder, base, j % 2 * self.lanes)
 
+    def make_dots(self):
+        def emit(builder, m, depth, a, a_panel, line, start, c, finish, mask):
+            size, lanes = self.scalar_bytes, range(self.lanes)
+            a_panel = builder.mul(a_panel, I64(size))
+            last = builder.sub(m, I64(1))  # stands for rows that there are not: written again, with the same number
+            rows = [builder.mul(builder.select(builder.icmp_signed("<", I64(i), m), I64(i), last),
+                                I64(self.panel * size)) for i in lanes]
+            rest = builder.and_(depth, I64(self.panel - 1))
+            a, line, sums = self._dot_panels(builder, builder.sub(depth, rest), rows, a, a_panel, line)
+            sums = [cgutils.alloca_once_value(builder, value) for value in sums]
+            with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
+                for j in range(2):  # what fills up the last panel may be anything
+                    held = self._held_lanes(builder, rest, j)
+                    right = self._load(builder, self._at(builder, line, j * self.lanes), self.vector)
+                    for row, place in zip(rows, sums, strict=True):
+                        left = self._load(builder, self._at(builder, builder.add(a, row), j * self.lanes), self.vector)
+                        left = builder.select(held, left, ir.Constant(self.vector, None))
+                        builder.store(self._fmuladd(builder, left, right, builder.load(place)), place)
+            total = builder.fadd(self._across(builder, [builder.load(place) for place in sums]),
+                                 self._splat(builder, start))
+            zero = ir.Constant(self.vector, None)
+            positive = builder.select(builder.fcmp_ordered("<=", total, zero), zero, total)
+            total = builder.select(builder.icmp_signed("==", finish, I64(1)), positive, total)
+            masked = builder.icmp_signed("==", finish, I64(2))
+            for i in lanes:
+                value = builder.extract_element(total, I32(i))
+                place = cgutils.alloca_once_value(builder, value)
+                with builder.if_then(masked):
+                    gate = self._load(builder, builder.add(mask, rows[i]), self.scalar)
+                    none = ir.Constant(self.scalar, 0.0)
+                    builder.store(builder.select(builder.fcmp_ordered(">", gate, none), value, none), place)
+                self._store(builder, builder.load(place), builder.add(c, rows[i]))
+
+        return simple(types.void(*[types.int64] * 9), emit)
+
+    def _dot_panels(self, builder, whole, rows, a, a_panel, line):
+        """Vectors of partial sums of each row's products with `line`, over whole panels."""
+        before = builder.block
+        loop, after = builder.append_basic_block("dots.panel"), builder.append_basic_block("dots.done")
+        zeros = [ir.Constant(self.vector, None) for _ in rows]
+        builder.cbranch(builder.icmp_signed(">", whole, I64(0)), loop, after)
+        builder.position_at_end(loop)
+        left, a_now, line_now = builder.phi(I64), builder.phi(I64), builder.phi(I64)
+        sums = [builder.phi(self.vector) for _ in rows]
+        totals = list(sums)
+        for j in range(2):
+            right = self._load(builder, self._at(builder, line_now, j * self.lanes), self.vector)
+            for i, row in enumerate(rows):
+                value = self._load(builder, self._at(builder, builder.add(a_now, row), j * self.lanes), self.vector)
+                totals[i] = self._fmuladd(builder, value, right, totals[i])
+        fewer = builder.sub(left, I64(self.panel))
+        steps = [(left, whole, fewer), (a_now, a, builder.add(a_now, a_panel)),
+                 (line_now, line, self._at(builder, line_now, self.panel)), *zip(sums, zeros, totals, strict=True)]
+        builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), loop, after)
+        for phi, start, following in steps:
+            phi.add_incoming(start, before)
+            phi.add_incoming(following, loop)
+        builder.position_at_end(after)
+        return self._joined(builder, before, loop, steps[1:])
+
+    def _across(self, builder, vectors):
+        """The sums of each of LANES vectors, as one: neighbours within 16 bytes first, then pieces of 16 bytes."""
+        piece, width = min(self.lanes, 16 // self.scalar_bytes), 1
+        while len(vectors) > 1:
+            whole = width == piece  # pieces are added up: what is paired now are neighbouring pieces
+            halves = []
+            for odd in range(2):
+                if whole:
+                    order = [start + k for start in range(odd * piece, 2 * self.lanes, 2 * piece) for k in range(piece)]
+                else:
+                    order = [vector * self.lanes + start + k for start in range(0, self.lanes, piece)
+                             for vector in range(2) for k in range(odd, piece, 2)]
+                halves.append(ir.Constant(ir.VectorType(I32, self.lanes), [I32(k) for k in order]))
+            vectors = [builder.fadd(*(builder.shuffle_vector(*pair, half) for half in halves))
+                       for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+            width = width if whole else 2 * width
+        return vectors[0]
+
     def make_tile_transposed(self):
         def emit(builder, m, vectors, depth, a, b, c, start, start_row):
             start_row = builder.mul(start_row, I64(self.scalar_bytes))
@@ -285,17 +363,21 @@ class Vectors:
     def _row(self, builder, x, row):
         return builder.add(x, builder.mul(row, I64(self.panel * self.scalar_bytes)))
 
+    def _held_lanes(self, builder, count, j):
+        """Which places of vector `j` of a panel's row the first `count` numbers take."""
+        places = ir.VectorType(I32, self.lanes)
+        last = builder.insert_element(ir.Constant(places, ir.Undefined), builder.trunc(count, I32), I32(0))
+        last = builder.shuffle_vector(last, ir.Constant(places, ir.Undefined), ir.Constant(places, None))
+        return builder.icmp_signed("<", ir.Constant(places, [I32(j * self.lanes + i) for i in range(self.lanes)]), last)
+
     def make_widen(self):
         def emit(builder, source, count, target):
             width = f"v{self.lanes}f{self.scalar_bytes * 8}"
             kinds = [self.vector.as_pointer(), I32, ir.VectorType(I1, self.lanes), self.vector]
             load = declared(builder, f"llvm.masked.load.{width}.p0{width}", self.vector, kinds)
-            zeros, places = ir.Constant(self.vector, None), ir.VectorType(I32, self.lanes)
+            zeros = ir.Constant(self.vector, None)
             for j in range(2):
-                last = builder.insert_element(ir.Constant(places, ir.Undefined), builder.trunc(count, I32), I32(0))
-                last = builder.shuffle_vector(last, ir.Constant(places, ir.Undefined), ir.Constant(places, None))
-                mask = builder.icmp_signed(
-                    "<", ir.Constant(places, [I32(j * self.lanes + i) for i in range(self.lanes)]), last)
+                mask = self._held_lanes(builder, count, j)
                 first = builder.inttoptr(self._at(builder, source, j * self.lanes), self.vector.as_pointer())
                 value = builder.call(load, [first, I32(self.scalar_bytes), mask, zeros])
                 self._store(builder, value, self._at(builder, target, j * self.lanes))

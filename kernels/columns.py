@@ -4,28 +4,31 @@ Rows are dealt out where there are many of them. Where there are few, a matrix i
 takes longer than the arithmetic.
 """
 
-from ._context import BATCH, CONTEXT
+from ._context import BATCH, CONTEXT, SCRATCH
 from ._jit import kernel
 from ._primitives import PANEL, SIZE, call, ints, tile_wide
 from .dense import input_gradient_panel
-from .gemm import gemm
+from .gemm import dotted, gemm
 
 
 @kernel
-def dense_columns(x, x_panel, x_cols, w, y, y_panel, y_width, finish, chain, context, low, high):
+def dense_columns(x, x_panel, x_cols, w, y, y_panel, y_cols, finish, chain, context, low, high):
     """Y = finish(X W + b) for panels [low, high) of Y and all rows, then the activation `chain` on the same numbers."""
     rows, size, bias = ints(context, CONTEXT)[BATCH], (x_cols + 1) * PANEL, x_cols * PANEL * SIZE
     panel = low
     if rows <= 2:
         wide = 4 // rows  # panels of such a tile
-        while panel + wide <= high:
+        whole = high
+        if dotted(y_cols, x_cols):  # the last panel has columns that go by themselves
+            whole = min(high, y_cols // PANEL)
+        while panel + wide <= whole:
             place = w + panel * size * SIZE
             tile_wide(rows, x_cols, x, x_panel, place, size, y + panel * y_panel * SIZE, y_panel, place + bias, finish)
             panel += wide
     if panel < high:
-        place, width = w + panel * size * SIZE, min(y_width, high * PANEL) - panel * PANEL
+        place, columns = w + panel * size * SIZE, min(y_cols, high * PANEL) - panel * PANEL
         gemm(x, x_panel, place, size, y + panel * y_panel * SIZE, y_panel, place + bias, 0, size, finish, 0, 0, x_cols,
-             width, context, 0, rows)
+             columns, ints(context, CONTEXT)[SCRATCH], context, 0, rows)
     return _chained(chain, y_panel, rows, context, low, high)
 
 

@@ -22,11 +22,11 @@ DENSE_GROUP = 4  # units that the optimizer takes at once
 
 
 @kernel
-def dense_forward(x, x_panel, x_cols, w, y, y_panel, y_width, finish, chain, context, low, high):
+def dense_forward(x, x_panel, x_cols, w, y, y_panel, y_cols, finish, chain, context, low, high):
     """Y = finish(X W + b) for rows [low, high), then the instruction `chain` (an activation) on the same rows."""
     size = (x_cols + 1) * PANEL
-    gemm(x, x_panel, w, size, y, y_panel, w + x_cols * PANEL * SIZE, 0, size, finish, 0, 0, x_cols, y_width,
-         context, low, high)
+    gemm(x, x_panel, w, size, y, y_panel, w + x_cols * PANEL * SIZE, 0, size, finish, 0, 0, x_cols, y_cols,
+         ints(context, CONTEXT)[SCRATCH], context, low, high)
     if chain:
         return call(ints(chain, 1)[0], chain, context, low, high)
     return 0
@@ -64,7 +64,8 @@ def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
             for i in range(dx_cols - first, width):
                 line[i] = 0.0
     gemm(dy, dy_panel, turned, 0, dx + panel * dx_panel * SIZE, 0, zeros, 0, 0, finish,
-         mask + panel * mask_panel * SIZE, 0, dy_cols, width, context, low, high)
+         mask + panel * mask_panel * SIZE, 0, dy_cols, min(width, dx_cols - first),
+         turned + -(-dy_cols // LANES) * LANES * PANEL * SIZE, context, low, high)
 
 
 @kernel

@@ -3,30 +3,42 @@
     gemm              C[m, n] = finish(start[m, n] + sum_k A[m, k] B[k, n])
     gemm_stack        the same of each pair of matrices in two stacks
     gemm_transposed   C[m, n] = start[m, n] + sum_k A[k, m] B[k, n]
+    dot_column        one column of the first
 
 Every matrix lies in panels of PANEL columns (two vectors), whose rows follow each other without a gap: a tile then
 reads and writes memory at fixed distances, in whole cache lines. Every element of C is one chain of fused
-multiply-adds in the order of k whatever the tile, the block or the thread, so results do not depend on how the work
-was cut. Blocks of _BLOCK steps of k keep what several tiles read in the first-level cache.
+multiply-adds in the order of k whatever the tile, the block or the thread, or LANES such chains, added up, in those
+columns that `dotted` counts; so results do not depend on how the work was cut. Blocks of _BLOCK steps of k keep what
+several tiles read in the first-level cache.
 """
 
 from ._jit import kernel
-from ._primitives import LANES, NARROW, PANEL, SHALLOW, SIZE, TILE, outer, tile, tile_transposed
+from ._primitives import LANES, NARROW, PANEL, SHALLOW, SIZE, TILE, dots, outer, reals, tile, tile_transposed
 
 PLAIN, POSITIVE, WHERE_POSITIVE = 0, 1, 2  # what `finish` may be: see `tile`
 _BLOCK = 256
 
 
 @kernel
-def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, finish, mask, mask_panel, depth, width,
-         context, low, high):
-    """Compute rows [low, high) of C, `width` columns (whole vectors) of it; the addresses are those of row 0.
+def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, finish, mask, mask_panel, depth, columns,
+         line, context, low, high):
+    """Compute rows [low, high) of C, whose addresses are those of row 0, and what fills up its vectors with anything.
 
     The panels of each matrix are `<matrix>_panel` values apart, the rows of start `start_row` (0 repeats one row, as
-    for a bias). `finish` is PLAIN, POSITIVE or WHERE_POSITIVE (of mask).
+    for a bias). `finish` is PLAIN, POSITIVE or WHERE_POSITIVE (of mask). `line` is room for a column of B and start_row
+    is 0 then, or it is 0, and no column goes by itself.
     """
+    tiled = columns
+    if line:
+        tiled -= dotted(columns, depth)
+    width = -(-tiled // LANES) * LANES
+    for column in range(tiled, columns):
+        shift, mask_shift = column // PANEL * c_panel + column % PANEL, column // PANEL * mask_panel + column % PANEL
+        dot_column(a, a_panel, b + (column // PANEL * b_panel + column % PANEL) * SIZE, depth, line, c + shift * SIZE,
+                   start + (column // PANEL * start_panel + column % PANEL) * SIZE, finish, mask + mask_shift * SIZE,
+                   context, low, high)
     k = 0
-    while k == 0 or k < depth:
+    while width and (k == 0 or k < depth):
         block = min(_BLOCK, depth - k)
         last = finish if k + block == depth else PLAIN
         for n in range(0, width, PANEL):
@@ -49,6 +61,28 @@ def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, fini
 
 
 @kernel
+def dot_column(a, a_panel, b, depth, line, c, start, finish, mask, context, low, high):
+    """Compute rows [low, high) of one column of C from one of B; the addresses are those of their first numbers."""
+    size = -(-depth // PANEL) * PANEL
+    numbers, column = reals(line, size), reals(b, depth * PANEL)
+    for k in range(depth):
+        numbers[k] = column[k * PANEL]
+    for k in range(depth, size):
+        numbers[k] = 0.0
+    for m in range(low, high, LANES):
+        dots(min(LANES, high - m), depth, a + m * PANEL * SIZE, a_panel, line, start, c + m * PANEL * SIZE, finish,
+             mask + m * PANEL * SIZE)
+    return 0
+
+
+def dotted(columns, depth):
+    """How many columns, the last, go by themselves: a few beyond whole vectors, with which a tile is mostly empty."""
+    if depth < 2 * LANES or columns % LANES > LANES // 4:
+        return 0
+    return columns % LANES
+
+
+@kernel
 def gemm_stack(a, a_panel, b, b_panel, c, c_panel, start, depth, width, rows, context, low, high):
     """Compute rows [low, high) of a stack of products, `rows` rows of C each.
 
@@ -58,7 +92,7 @@ def gemm_stack(a, a_panel, b, b_panel, c, c_panel, start, depth, width, rows, co
         first = low // rows * rows
         stop = min(high, first + rows)
         gemm(a + first * PANEL * SIZE, a_panel, b + low // rows * depth * PANEL * SIZE, b_panel,
-             c + first * PANEL * SIZE, c_panel, start, 0, 0, PLAIN, 0, 0, depth, width, context, low - first,
+             c + first * PANEL * SIZE, c_panel, start, 0, 0, PLAIN, 0, 0, depth, width, 0, context, low - first,
              stop - first)
         low = stop
     return 0

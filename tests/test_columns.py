@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import test_networks
-from test_gemm import Panels, whole_vectors
+from test_gemm import Panels
 
 import hotloop as hl
 from hotloop import build, cost, plan
@@ -34,7 +34,7 @@ def test_columns_are_those_of_the_whole_product(worker, dtype, rows, columns, fi
     x, w = (Panels(generator.standard_normal(shape).astype(dtype), dtype)
             for shape in ((rows, depth), (depth + 1, panels * panel)))
     operands = {"x": x.memory, "x_panel": x.distance, "x_cols": depth, "w": w.memory, "finish": finish, "chain": 0,
-                "y_width": whole_vectors(columns, dtype)}
+                "y_cols": columns}
 
     def product(kernel, *parts):
         y, place = Panels.empty(rows, columns, dtype), worker(dtype, batch=rows)
