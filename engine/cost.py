@@ -29,7 +29,7 @@ ELEMENT = 0.25e-9
 UPDATE = 0.15e-9
 CALL = 40e-9
 BARRIER = 1.3e-6
-LEND = 16e-6  # for helpers to come to a run of one step, and for Python to see to them
+LEND = 30e-6  # for helpers to come to a run of one step, and for Python to see to them; 12 on a quiet machine
 TRANSFER = 10e9  # bytes a second from one core's cache to another's
 
 

@@ -35,6 +35,7 @@ ARRAYS = ("tests/test_general_graphs.py", "-k", "arrays or matmul or threads")
 LARGEST = ("tests/test_general_graphs.py", "-k", "largest")
 PADDING = ("tests/test_network_ops.py", "-k", "padding")
 LINES = ("tests/test_rows.py", "-k", "few_columns or fade")
+ORDER, ORDERS = "engine/order.py", ("tests/test_order.py",)
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
@@ -133,6 +134,15 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (TENSORS, "select(line[j] != line[j], line[j], target[j])", "target[j]", LARGEST),
     (TENSORS, "if value > best or (", "if value >= best or (", LARGEST),
     (GEMM, "b + low // rows * depth * PANEL * SIZE", "b", ARRAYS),
+    (GEMM, "columns % LANES > LANES // 4", "columns % LANES >= LANES // 4", PANELS),
+    (GEMM, "for k in range(depth, size):", "for k in range(size, size):", PANELS),
+    (GEMM, "start + (column // PANEL * start_panel + column % PANEL) * SIZE", "start", PANELS),
+    (VECTORS, "builder.select(held, left, ir.Constant(self.vector, None))", "left", PANELS),
+    (VECTORS, "builder.select(builder.icmp_signed(\"<\", I64(i), m), I64(i), last)", "I64(i)", PANELS),
+    ("kernels/_panels.py", "return rows + LANES - 1 & -LANES", "return rows & -LANES", LOSS),
+    ("kernels/data.py", "taken = place <= last", "taken = place < last", ORDERS),
+    (ORDER, "known.start - epochs.start, known.start - before.start", "known.start - epochs.start, 0", ORDERS),
+    (ORDER, "if epoch not in known:", "if epoch not in before:", ORDERS),
     (SCHEDULES, "np.where(t < self.total_iters", "np.where(t <= self.total_iters", RATES),
     (SCHEDULES, "way = np.minimum(t, self.total_iters)", "way = t", RATES),
     (SCHEDULES, '(self.milestones, t, "right").astype', '(self.milestones, t, "left").astype', RATES),
