@@ -64,6 +64,11 @@ class CpuBackend:
         bound._make_contexts(1)
         return bound
 
+    def unbind(self):
+        """Forget how programs lie in memory, which is found anew by the next run."""
+        self._bound = {}
+        self.briefs.clear()
+
     def permute(self, seed, epoch, order):
         """Write the order of an epoch's rows, int64: the numpy backend's."""
         permute(seed, epoch, order, self.dtype)

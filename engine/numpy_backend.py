@@ -32,6 +32,9 @@ class NumpyBackend:
     def bind(self, program):
         """Nothing to bind: nodes are run as they are."""
 
+    def unbind(self):
+        """Nothing is bound."""
+
     @staticmethod
     def permute(seed, epoch, order):
         """Write the order of an epoch's rows, int64."""

@@ -1,7 +1,9 @@
 """The training loop: checks what it is given, then hands whole stretches of steps to a backend."""
 
+import os
 import threading
 import time
+import weakref
 
 import numpy as np
 
@@ -24,6 +26,21 @@ from .state import Holder
 BACKENDS = ("numpy", "cpu")
 _CHUNK_SECONDS = 0.05  # how long compiled code keeps the interpreter waiting
 _PLACES = 2**20  # rows of several epochs that one run may cover, whose orders lie in memory
+
+
+_alive = weakref.WeakSet()  # trainers
+
+
+def _in_child():
+    """In a forked child no thread goes on that held a trainer, and what ran has left its barriers half way."""
+    for trainer in _alive:
+        trainer._lock = threading.RLock()
+        if trainer._backend is not None:
+            trainer._backend.unbind()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 class Trainer(Holder, Inference, BriefCalls):
@@ -79,6 +96,7 @@ class Trainer(Holder, Inference, BriefCalls):
         self._briefs, self._small = {}, {}  # see BriefCalls; `_small`: ranges, most rows by form
         self._states = optimizer.states()
         self._backend, self._lock = None, threading.RLock()  # what runs shares memory with whatever else this runs
+        _alive.add(self)
 
     def __repr__(self):
         """The call that makes this trainer, and where training stands."""
@@ -97,6 +115,7 @@ class Trainer(Holder, Inference, BriefCalls):
         """Take over what `__getstate__` gave."""
         attributes, state = saved
         vars(self).update(attributes, _lock=threading.RLock())
+        _alive.add(self)
         if state is not None:
             self.load_state_dict(state)
 

@@ -125,6 +125,30 @@ def fork_while_training():
 
 
 @pytest.mark.skipif("fork" not in METHODS, reason="the system has no fork")
+def test_a_child_goes_on_with_a_trainer_that_ran():
+    """The fork comes while another thread is in a run of it: the child may predict and train with what is there."""
+    assert python("fork_in_a_run") == {"children": [0] * 10}
+
+
+def fork_in_a_run():
+    trainer, (x, y) = make(threads=2), data()
+    trainer.fit(x, y)
+    trainer.predict(x)
+    threading.Thread(target=lambda: trainer.fit(x, y, epochs=10**9), daemon=True).start()
+    statuses = []
+    for _ in range(10):
+        time.sleep(0.02)
+        pid = os.fork()
+        if not pid:
+            signal.alarm(20)
+            finite = np.isfinite(trainer.predict(x)).all() and np.isfinite(trainer.step(x, y))
+            os._exit(0 if finite and trainer.fit(x, y).loss else 1)
+        statuses.append(os.waitpid(pid, 0)[1])
+    print(json.dumps({"children": statuses}), flush=True)
+    os._exit(0)
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="the system has no fork")
 def test_a_child_of_a_compiling_parent(tmp_path):
     """The fork comes while another thread compiles, and so holds the compiler's locks."""
     assert python("fork_while_compiling", str(tmp_path)) == {"child": 0}
