@@ -215,15 +215,16 @@ class Trainer(Holder, Inference, BriefCalls):
                     size = min(steps - done, batches - first)
                     found = losses[done : done + size] * counted[first : first + size]
                     found[0] += self._loss_sum
-                    self._loss_sum = float(found.cumsum()[-1])  # one by one: runs leave no trace
-                    self._position, done = first + size, done + size
-                    trained = float(counted[: self._position].sum()) or 1.0
-                    logs = {"epoch": epoch, "batch": self._position, "batches": batches,
-                            "loss": self._loss_sum / trained, "lr": float(rates[done - 1])}
+                    total = float(found.cumsum()[-1])  # one by one: runs leave no trace
+                    position, done = first + size, done + size
+                    trained = float(counted[:position].sum()) or 1.0
+                    logs = {"epoch": epoch, "batch": position, "batches": batches, "loss": total / trained,
+                            "lr": float(rates[done - 1])}
                     parts.append((size, logs))
-                    if self._position == batches:
+                    if position == batches:
                         self._observe({"loss": logs["loss"]})
-                        self.epoch, self._position, self._loss_sum = epoch + 1, 0, 0.0
+                        epoch, position, total = epoch + 1, 0, 0.0
+                    self.epoch, self._position, self._loss_sum = epoch, position, total  # at once: a fork finds either
             notify(callbacks, "on_batch_chunk", self, logs)
             spent = (time.perf_counter() - started) / steps
             for size, logs in parts:
