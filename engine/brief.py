@@ -51,9 +51,8 @@ class Brief:
     """A program bound for calls of up to `most` rows, each of which one compiled call checks and runs.
 
     What is small is copied to fixed places. The first phases look whether the numbers are in their ranges, before
-    anything is changed. Calls of a few microseconds keep the GIL. What does not pass, or
-    is no array of the right kind and shape, is the affair of the general path, which takes anything and words what is
-    wrong.
+    anything is changed. Calls of a few microseconds keep the GIL. What does not pass, or is no array of the right kind
+    and shape, is the affair of the general path, which takes anything and words what is wrong.
 
     bound: the program with `checks`, bound for this alone; it takes as many rows at once as it has capacity for.
     ranges: of the arrays, see `Objective.ranges`. least: rows that a batch must have. strict: whether a loss that is

@@ -4,14 +4,11 @@ from .brief import DONE, FAILED, OVERFLOWED, Brief, checks, most_rows
 from .inference import PREDICT_ROWS
 from .numbers import Numbers
 
-_NONE: dict = {}
 _LIKELY_ROWS = 256  # that room is made for whoever calls with fewer
 
 
 class BriefCalls:
-    """The part of a trainer that keeps a `Brief` for steps and one for predictions, by the two programs that each has.
-
-    The rest takes any data.
+    """The part of a trainer that keeps a `Brief` for each program of steps and of predictions; the rest takes any data.
 
     A call that is not made here, which is said by None, has changed nothing.
     """
@@ -48,7 +45,7 @@ class BriefCalls:
         """The outputs for x, a new array."""
         with self._lock:
             if self.net.owner is self:
-                for brief in self._briefs.get("predict", _NONE).values():
+                for brief in self._briefs.get("predict", {}).values():
                     if brief.load(x):
                         return brief.predict()
         return None
@@ -58,7 +55,7 @@ class BriefCalls:
         with self._lock:
             if self.net.owner is not self:
                 return None
-            for brief in self._briefs.get("train", _NONE).values():
+            for brief in self._briefs.get("train", {}).values():
                 if brief.load(x, y):
                     break
             else:

@@ -17,7 +17,7 @@ comes out.
 from math import log2
 
 from hotloop.kernels._cores import cores
-from hotloop.kernels._primitives import WIDE
+from hotloop.kernels._primitives import WIDE_ROWS
 
 from .program import Block, Buffer
 
@@ -88,7 +88,7 @@ def _product(part, phase, layout, rows):
     depth = {"dense": block.inputs, "dense_input_gradient": block.outputs}.get(part.op, rows)
     operations = 2 * rows * block.inputs * layout.width(block.outputs) * (1 + START / max(depth, 1))
     size = layout.block(block.inputs, block.outputs) * layout.dtype.itemsize
-    rate = READ if phase == "rows" else READ_WIDE if rows in WIDE else READ_SHARE
+    rate = READ if phase == "rows" else READ_WIDE if rows <= WIDE_ROWS else READ_SHARE
     return operations / (LANE * layout.lanes), size / rate
 
 

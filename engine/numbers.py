@@ -22,7 +22,7 @@ class Numbers:
 
     def set(self, trainer):
         """Put the numbers of the next update into the program; False where the general path is to refuse them."""
-        if trainer.optimizer is not self.optimizer:
+        if not self.fits(trainer):
             return False
         place = trainer.updates - self.first
         if self.settings != vars(self.optimizer) or trainer.schedule != self.schedule or (

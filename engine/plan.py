@@ -191,8 +191,9 @@ class _Planner(Updates):
         if not self.columns or not shared(block, columns, self.layout):
             self.emit(op, OPS[op].cpu, "rows", nodes, operands, (result,))
             return
-        for part in filter(None, [operands["chain"]]):
-            part.operands[f"{part.writes[0]}_panels"] = 1
+        chain = operands["chain"]
+        if chain is not None:  # it runs on one panel at a time
+            chain.operands[f"{chain.writes[0]}_panels"] = 1
         self.emit(op, by_columns, "units", nodes, operands, (result,), self.layout.panels(columns),
                   block.inputs * block.outputs // columns)
 

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -107,14 +107,14 @@ def spare():
     return max(1, _cores() - sum(_running.values()))
 
 
-_asked = [None, 0.0, 0]  # a function that counts cores, until when its answer holds, the answer
-
-
 def _cores():
     """The number of cores, as it was a moment ago."""
-    if _asked[0] is not cores or time.monotonic() > _asked[1]:
-        _asked[:] = cores, time.monotonic() + _KNOWN_SECONDS, cores()
-    return _asked[2]
+    return _counted(int(time.monotonic() / _KNOWN_SECONDS))
+
+
+@lru_cache(maxsize=1)
+def _counted(moment):
+    return cores()
 
 
 @cache

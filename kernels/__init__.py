@@ -13,6 +13,7 @@ from . import (
     binary_losses,
     class_losses,
     clipping,
+    cross_entropy,
     dense,
     dropout,
     losses,
@@ -30,7 +31,7 @@ from . import (
 from ._op import OPS
 
 __all__ = [
-    "OPS", "activations", "adagrad", "adam", "arithmetic", "binary_losses", "class_losses", "clipping", "dense",
-    "dropout", "losses", "normalization", "optimizers", "parameters", "penalties", "piecewise", "pooling",
-    "regression_losses", "rrelu", "softmax", "tensors",
+    "OPS", "activations", "adagrad", "adam", "arithmetic", "binary_losses", "class_losses", "clipping",
+    "cross_entropy", "dense", "dropout", "losses", "normalization", "optimizers", "parameters", "penalties",
+    "piecewise", "pooling", "regression_losses", "rrelu", "softmax", "tensors",
 ]

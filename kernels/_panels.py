@@ -9,7 +9,7 @@ from ._jit import kernel
 from ._primitives import LANES, PANEL, SIZE, ints, reals, select, transpose
 
 _GROUP_BYTES = 16384  # of scratch for one matrix: half of a first-level cache
-_TURN = 4  # vectors that LLVM lets a loop take in one turn; what does not fill a turn goes number by number
+_TURN = 4  # vectors that LLVM lets a loop take in one turn
 BLOCK = 16  # columns that are added up by themselves before their sum joins the others
 
 

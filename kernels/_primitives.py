@@ -19,7 +19,7 @@ LANES = 4  # `real`s in one vector register
 PANEL = 8  # columns of a weight panel: two vectors
 TILE = 6  # rows of a register tile two vectors wide
 NARROW = 8  # rows of a register tile one vector wide
-WIDE = {1: 4, 2: 2}  # panels of a tile of so few rows
+WIDE, WIDE_ROWS = 4, 2  # panels that the rows of a wide tile meet together, WIDE // m each; the most rows
 SHALLOW = 4  # the largest depth of `outer`
 CHAINS = 4  # that `add_rows` adds up side by side
 FUSED = False  # `fma` rounds once
@@ -199,11 +199,12 @@ def dots(m, depth, a, a_panel, line, start, c, finish, mask):
 
 
 def tile_wide(m, depth, a, a_panel, b, b_panel, c, c_panel, start, finish):
-    """`tile` of m rows and WIDE[m] panels of b and c, `b_panel` and `c_panel` apart; start is one row, beside b.
+    """`tile` of m <= WIDE_ROWS rows and WIDE // m panels of b and c, which are `b_panel` and `c_panel` apart.
 
-    One or two rows of a narrower tile are too few sums to keep the multipliers busy, and one stream from memory.
+    start is one row, beside b. So few rows of a narrower tile are too few sums to keep the multipliers busy, and one
+    stream from memory.
     """
-    for panel in range(WIDE[m]):
+    for panel in range(WIDE // m):
         tile(m, 2, depth, a, a_panel, b + panel * b_panel * SIZE, c + panel * c_panel * SIZE,
              start + panel * b_panel * SIZE, 0, finish, 0)
 

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 
 from ._intrinsics import I1, I32, I64, declared, prefetch, simple
-from ._primitives import CHAINS, SHALLOW, WIDE
+from ._primitives import CHAINS, SHALLOW, WIDE, WIDE_ROWS
 
 _UNROLL = 8  # steps of k in the body of a whole tile's loop
 
@@ -47,9 +47,9 @@ class Vectors:
         def emit(builder, m, depth, a, a_panel, b, b_panel, c, c_panel, start, finish):
             size = I64(self.scalar_bytes)
             a_panel, b_panel, c_panel = (builder.mul(panel, size) for panel in (a_panel, b_panel, c_panel))
-            with self._cases(builder, I64(0), m, [(0, rows) for rows in WIDE]) as cases:
+            with self._cases(builder, I64(0), m, [(0, rows) for rows in range(1, WIDE_ROWS + 1)]) as cases:
                 for _, rows in cases:
-                    columns = 2 * WIDE[rows]
+                    columns = 2 * (WIDE // rows)
                     first = [self._load(builder, self._vector(builder, start, b_panel, j), self.vector)
                              for j in range(columns)] * rows
                     sums = self._panels(builder, rows, columns, depth, a, a_panel, b, first, b_panel, _UNROLL // 2)

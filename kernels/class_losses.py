@@ -1,4 +1,4 @@
-"""Losses of classes: every row has one prediction for each class, and a label or a distribution over the classes.
+"""Losses of classes: every row has one prediction for each class, and a label; `cross_entropy` has its own file.
 
 Rows with the label `ignored` cost nothing. `weight` has a factor for each class, or is 0; see `losses` for reductions.
 """
@@ -7,23 +7,17 @@ import numpy as np
 
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
-from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns, whole
+from ._panels import add_columns, from_columns, group_rows, group_size, to_columns, whole
 from ._primitives import LANES, PANEL, SIZE, ints, real, reals, select
-from ._rows import BLOCK_ROWS, exp_rows, fill_line, max_rows, scale_rows
-from .elementary import log
-from .exponential import RAISED
 from .losses import (
     NOTHING,
     Loss,
     factor_of,
     labels_shape,
     register_loss,
-    row_factors,
     row_weight,
     targets_shape,
-    weigh,
 )
-from .softmax import exp_columns, numpy_log_softmax, scale_columns
 
 _INFINITY = float("inf")
 
@@ -35,167 +29,18 @@ def class_of(label, ignored):
     return label
 
 
-# Cross-entropy of softmax(x) against weights t of the classes, w_c times a distribution:
-#     loss = sum_c t_c (lse - x_c),   lse = max x + log sum_c exp(x_c - max x),   dx_c = softmax(x)_c sum t - t_c
+def at(matrix, panel, row, column):
+    """An element of a matrix in panels."""
+    shift = row * PANEL + column % PANEL
+    return reals(matrix + column // PANEL * panel * SIZE, shift + 1)[shift]
 
 
-@kernel
-def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: float, scale: float, loss, dx, dx_panel,
-                  context, low, high):
-    """Cross-entropy against class indices (int64); dx may be x."""
-    factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
-    group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
-    top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
-    for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
-        max_columns(z, group, x_cols, count, top, context)
-        labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
-        lines = whole(count)
-        every, tops, totals, weights = reals(z, size), reals(top, lines), reals(total, lines), reals(block, count)
-        for i in range(count):
-            shares[i] = tops[i] - every[class_of(labels[i], ignored) * group + i]
-        exp_columns(z, group, x_cols, count, top, total, block, True)
-        for i in range(count):
-            weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
-        for i in range(lines):
-            tops[i] = log(totals[i] * RAISED[0])
-        for i in range(count):
-            shares[i] = (shares[i] + tops[i]) * weights[i]
-            weights[i] = weights[i] * factor
-            totals[i] = weights[i] / totals[i]
-        scale_columns(z, group, x_cols, count, total)
-        for i in range(count):
-            place = class_of(labels[i], ignored) * group + i
-            every[place] = every[place] - weights[i]
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
-    return 0
-
-
-@kernel
-def cross_entropy_wide(x, x_panel, x_cols, target, sample, weight, ignored, share: float, scale: float, loss, dx,
-                       dx_panel, context, low, high):
-    """Cross-entropy of many classes against class indices (int64); dx may be x."""
-    factor, block, edge = factor_of(context, share, scale), BLOCK_ROWS * PANEL * SIZE, ints(context, CONTEXT)[SCRATCH]
-    most, total, shift = edge + block, edge + 2 * block, edge + 3 * block
-    for first in range(low, high, BLOCK_ROWS):
-        rows, row = min(BLOCK_ROWS, high - first), first * PANEL * SIZE
-        labels, shares = ints(target + first * 8, rows), reals(loss + first * SIZE, rows)
-        weights = reals(shift, rows)  # free after `exp_rows`
-        max_rows(x + row, x_panel, x_cols, edge, most, context, 0, rows)
-        for i in range(rows):
-            own = at(x + row, x_panel, i, class_of(labels[i], ignored))
-            shares[i] = reals(most + i * PANEL * SIZE, PANEL)[0] - own
-        exp_rows(x + row, x_panel, x_cols, edge, most, shift, dx + row, dx_panel, total, context, 0, rows)
-        for i in range(rows):
-            line = reals(total + i * PANEL * SIZE, PANEL)
-            weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
-            shares[i] = (shares[i] + log(line[0] * RAISED[0])) * weights[i]
-            weights[i] = weights[i] * factor
-            fill_line(line, weights[i] / line[0])
-        scale_rows(dx + row, dx_panel, x_cols, total, rows)
-        for i in range(rows):
-            c = class_of(labels[i], ignored)
-            slope = reals(dx + row + (c // PANEL * dx_panel + i * PANEL + c % PANEL) * SIZE, 1)
-            slope[0] = slope[0] - weights[i]
-    return 0
-
-
-@kernel
-def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, smoothing: float, share: float,
-                         scale: float, loss, dx, dx_panel, context, low, high):
-    """Cross-entropy against smoothed labels (C. Szegedy et al. 2016, arXiv:1512.00567): 1 - s for it, s / C for all."""
-    factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
-    group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
-    goal, factors = z + size * SIZE, z + (3 * size + 4 * group) * SIZE
-    kept, spread = real(1.0 - smoothing), real(smoothing / x_cols)
-    for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
-        labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
-        every, scales = reals(goal, size), reals(factors, count)
-        for c in range(x_cols):
-            wanted, share_of_class = reals(goal + c * group * SIZE, group), spread * class_weight(weight, c)
-            for i in range(whole(count)):
-                wanted[i] = share_of_class
-        for i in range(count):
-            label = class_of(labels[i], ignored)
-            every[label * group + i] = every[label * group + i] + kept * class_weight(weight, label)
-            scales[i] = factor * row_weight(labels[i], sample, first + i, 0, ignored)
-        against(z, group, size, x_cols, count, loss + first * SIZE, factors, context)
-        for i in range(count):
-            shares[i] = shares[i] * row_weight(labels[i], sample, first + i, 0, ignored)
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
-    return 0
-
-
-@kernel
-def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, sample, weight, smoothing: float,
-                                share: float, scale: float, loss, dx, dx_panel, context, low, high):
-    """Cross-entropy against a distribution over the classes for each row; a class of probability 0 costs nothing."""
-    factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
-    group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
-    goal, factors = z + size * SIZE, z + (3 * size + 4 * group) * SIZE
-    kept, spread = real(1.0 - smoothing), real(smoothing / x_cols)
-    for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
-        to_columns(target + row, target_panel, x_cols, goal, group, context, 0, count)
-        for c in range(x_cols):
-            wanted, scale = reals(goal + c * group * SIZE, group), class_weight(weight, c)
-            for i in range(whole(count)):
-                wanted[i] = scale * (kept * wanted[i] + spread)
-        row_factors(sample, first, count, factor, factors)
-        against(z, group, size, x_cols, count, loss + first * SIZE, factors, context)
-        weigh(sample, first, count, loss)
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
-    return 0
-
-
-def class_weight(weight, c):
-    """The weight of class c."""
-    if weight:
-        return reals(weight, c + 1)[c]
-    return real(1.0)
-
-
-def against(z, group, size, columns, count, loss, factors, context):
-    """The losses of logits z against the columns that follow them, size further; z becomes the gradient times factors.
-
-    Uses a third matrix and four columns of scratch after it.
-    """
-    goal, terms = z + size * SIZE, z + 2 * size * SIZE
-    top, total = z + 3 * size * SIZE, z + (3 * size + group) * SIZE
-    mass, block = z + (3 * size + 2 * group) * SIZE, z + (3 * size + 3 * group) * SIZE
-    lines = whole(count)
-    max_columns(z, group, columns, count, top, context)
-    shares, tops, scales = reals(loss, count), reals(top, lines), reals(factors, lines)
-    totals, masses = reals(total, lines), reals(mass, lines)
-    for c in range(columns):
-        given, wanted = reals(z + c * group * SIZE, lines), reals(goal + c * group * SIZE, lines)
-        costs = reals(terms + c * group * SIZE, lines)
-        for i in range(lines):
-            costs[i] = select(wanted[i] == 0.0, 0.0, wanted[i] * (tops[i] - given[i]))
-    add_columns(terms, group, columns, count, loss, block)
-    add_columns(goal, group, columns, count, mass, block)
-    exp_columns(z, group, columns, count, top, total, block, True)
-    for i in range(lines):
-        tops[i] = masses[i] * log(totals[i] * RAISED[0])
-        totals[i] = masses[i] / totals[i]
-    for i in range(count):
-        shares[i] = shares[i] + tops[i]
-    for c in range(columns):
-        given, wanted = reals(z + c * group * SIZE, lines), reals(goal + c * group * SIZE, lines)
-        for i in range(lines):
-            given[i] = (given[i] * totals[i] - wanted[i]) * scales[i]
-
-
-def _weights(attributes, x):
+def class_weights(attributes, x):
     """The weight of every class, as the prediction's dtype."""
     return np.broadcast_to(np.asarray(attributes["weight"] or 1, x.dtype), x.shape[1])
 
 
-def _known(attributes, x, y):
+def known_labels(attributes, x, y):
     """Which labels count, as ones and zeros, and one-hot rows of them, zero for the others."""
     known = (y != attributes.get("ignore_index", NOTHING)).astype(x.dtype)
     table = np.zeros_like(x)
@@ -203,26 +48,7 @@ def _known(attributes, x, y):
     return known, table
 
 
-def _against(x, goals):
-    """Cross-entropy and its gradient in x for each row."""
-    losses = -np.where(goals == 0, 0, goals * numpy_log_softmax(x)).sum(-1)
-    return losses, np.exp(numpy_log_softmax(x)) * goals.sum(-1, keepdims=True) - goals
-
-
-def _label_terms(attributes, x, y):
-    (known, table), weights = _known(attributes, x, y), _weights(attributes, x)
-    s = attributes.get("label_smoothing", 0)
-    goals = weights * (table * (1 - s) + known[:, None] * s / x.shape[1])
-    return *_against(x, goals), (table * weights).sum(-1)
-
-
-def _probability_terms(attributes, x, y):
-    s = attributes["label_smoothing"]
-    goals = _weights(attributes, x) * (y * (1 - s) + s / x.shape[1])
-    return *_against(x, goals), np.ones(len(x), x.dtype)
-
-
-def _operands(attributes, columns):
+def class_operands(attributes, columns):
     """Of every loss of classes: what its attributes say, those that it has."""
     operands = {"weight": attributes.get("weight"), "ignored": attributes.get("ignore_index", NOTHING)}
     for name, attribute, kind in (("smoothing", "label_smoothing", float), ("margin", "margin", float),
@@ -232,15 +58,8 @@ def _operands(attributes, columns):
     return operands | {"share": 1.0 if attributes["reduction"] == "mean" else 0.0}
 
 
-_PLAIN = {"weight": None, "ignore_index": -100}
-_WEIGHTED = {"weight": (0.5, 2.0, 0.0, 1.5), "ignore_index": 0}
-_SMOOTH = {"label_smoothing": 0.1}
-register_loss("cross_entropy", labels_shape, _label_terms, cross_entropy, Loss(_operands, True, True),
-              (_PLAIN, _WEIGHTED), wide=cross_entropy_wide)
-register_loss("cross_entropy_smooth", labels_shape, _label_terms, cross_entropy_smooth, Loss(_operands, True, True),
-              (_PLAIN | _SMOOTH, _WEIGHTED | _SMOOTH))
-register_loss("cross_entropy_probabilities", targets_shape, _probability_terms, cross_entropy_probabilities,
-              Loss(_operands), ({"weight": None, "label_smoothing": 0.0}, {"weight": (0.5, 2.0, 0.0, 1.5)} | _SMOOTH))
+PLAIN = {"weight": None, "ignore_index": -100}
+WEIGHTED = {"weight": (0.5, 2.0, 0.0, 1.5), "ignore_index": 0}
 
 # Negative log-likelihood of log-probabilities x: -w_y x_y
 
@@ -254,7 +73,7 @@ def nll_loss(x, x_panel, x_cols, target, sample, weight, ignored, share: float, 
         c = class_of(labels[i], ignored)
         shift = i * PANEL + c % PANEL
         weighted = row_weight(labels[i], sample, i, weight, ignored)
-        shares[i] = -weighted * reals(x + c // PANEL * x_panel * SIZE, shift + 1)[shift]
+        shares[i] = -weighted * at(x, x_panel, i, c)
         for panel in range(dx_panels):
             line = reals(dx + (panel * dx_panel + i * PANEL) * SIZE, PANEL)
             for j in range(PANEL):
@@ -264,12 +83,12 @@ def nll_loss(x, x_panel, x_cols, target, sample, weight, ignored, share: float, 
 
 
 def _nll_terms(attributes, x, y):
-    _, table = _known(attributes, x, y)
-    table = table * _weights(attributes, x)
+    _, table = known_labels(attributes, x, y)
+    table = table * class_weights(attributes, x)
     return -np.where(table == 0, 0, table * x).sum(-1), -table, table.sum(-1)
 
 
-register_loss("nll_loss", labels_shape, _nll_terms, nll_loss, Loss(_operands, True, True), (_PLAIN, _WEIGHTED))
+register_loss("nll_loss", labels_shape, _nll_terms, nll_loss, Loss(class_operands, True, True), (PLAIN, WEIGHTED))
 
 # Multi-class hinge (K. Crammer and Y. Singer 2001 sum likewise): w_y / C sum_{c != y} max(0, m - x_y + x_c)^p, p = 1, 2
 
@@ -313,13 +132,13 @@ def _multi_margin_terms(attributes, x, y):
     p, rows = attributes["p"], np.arange(len(x))
     gaps = np.maximum(0, x.dtype.type(attributes["margin"]) - x[rows, y][:, None] + x)
     gaps[rows, y] = 0
-    scale = (_weights(attributes, x)[y] / x.dtype.type(x.shape[1]))[:, None]
+    scale = (class_weights(attributes, x)[y] / x.dtype.type(x.shape[1]))[:, None]
     slopes = scale * (2 * gaps if p == 2 else (gaps > 0).astype(x.dtype))
     slopes[rows, y] = -slopes.sum(-1)
     return (scale * gaps**p).sum(-1), slopes, np.ones(len(x), x.dtype)
 
 
-register_loss("multi_margin_loss", labels_shape, _multi_margin_terms, multi_margin_loss, Loss(_operands, True),
+register_loss("multi_margin_loss", labels_shape, _multi_margin_terms, multi_margin_loss, Loss(class_operands, True),
               ({"p": 1, "margin": 1.0, "weight": None}, {"p": 2, "margin": 2.5, "weight": (0.5, 2.0, 0.0, 1.5)}))
 
 # Several labels in a row of targets, up to a -1: 1 / C sum over labels j and other classes c of max(0, 1 - x_j + x_c)
@@ -363,12 +182,6 @@ def multilabel_margin_loss(x, x_panel, x_cols, target, target_panel, sample, sha
     return 0
 
 
-def at(matrix, panel, row, column):
-    """An element of a matrix in panels."""
-    shift = row * PANEL + column % PANEL
-    return reals(matrix + column // PANEL * panel * SIZE, shift + 1)[shift]
-
-
 def _multilabel_margin_terms(attributes, x, y):
     costs, slopes = np.zeros(len(x), x.dtype), np.zeros_like(x)
     for row in range(len(x)):
@@ -393,8 +206,7 @@ def zero_one_loss(x, x_panel, x_cols, target, sample, loss, context, low, high):
     for i in range(low, high):
         best, place, doubt = -_INFINITY, 0, 0.0
         for c in range(x_cols):
-            shift = i * PANEL + c % PANEL
-            value = reals(x + c // PANEL * x_panel * SIZE, shift + 1)[shift]
+            value = at(x, x_panel, i, c)
             if value > best:
                 best, place = value, c
             if value != value:
@@ -409,4 +221,4 @@ def _zero_one_terms(attributes, x, y):
     return np.where(np.isnan(x).any(-1), x.dtype.type(np.nan), wrong), np.zeros_like(x), np.ones(len(x), x.dtype)
 
 
-register_loss("zero_one_loss", labels_shape, _zero_one_terms, zero_one_loss, Loss(_operands, True), gradient=False)
+register_loss("zero_one_loss", labels_shape, _zero_one_terms, zero_one_loss, Loss(class_operands, True), gradient=False)

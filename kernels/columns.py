@@ -6,7 +6,7 @@ takes longer than the arithmetic.
 
 from ._context import BATCH, CONTEXT, SCRATCH
 from ._jit import kernel
-from ._primitives import PANEL, SIZE, call, ints, tile_wide
+from ._primitives import PANEL, SIZE, WIDE, WIDE_ROWS, call, ints, tile_wide
 from .dense import input_gradient_panel
 from .gemm import dotted, gemm
 
@@ -16,9 +16,8 @@ def dense_columns(x, x_panel, x_cols, w, y, y_panel, y_cols, finish, chain, cont
     """Y = finish(X W + b) for panels [low, high) of Y and all rows, then the activation `chain` on the same numbers."""
     rows, size, bias = ints(context, CONTEXT)[BATCH], (x_cols + 1) * PANEL, x_cols * PANEL * SIZE
     panel = low
-    if rows <= 2:
-        wide = 4 // rows  # panels of such a tile
-        whole = high
+    if rows <= WIDE_ROWS:
+        wide, whole = WIDE // rows, high
         if dotted(y_cols, x_cols):  # the last panel has columns that go by themselves
             whole = min(high, y_cols // PANEL)
         while panel + wide <= whole:

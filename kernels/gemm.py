@@ -22,11 +22,11 @@ _BLOCK = 256
 @kernel
 def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, finish, mask, mask_panel, depth, columns,
          line, context, low, high):
-    """Compute rows [low, high) of C, whose addresses are those of row 0, and what fills up its vectors with anything.
+    """Compute rows [low, high) of C; the addresses are those of row 0. Columns that fill up a vector may be written.
 
     The panels of each matrix are `<matrix>_panel` values apart, the rows of start `start_row` (0 repeats one row, as
-    for a bias). `finish` is PLAIN, POSITIVE or WHERE_POSITIVE (of mask). `line` is room for a column of B and start_row
-    is 0 then, or it is 0, and no column goes by itself.
+    for a bias). `finish` is PLAIN, POSITIVE or WHERE_POSITIVE (of mask). Columns go by themselves where `line` is room
+    for one of B, depth numbers filled up to whole panels, and start is one row; with `line` 0 none does.
     """
     tiled = columns
     if line:

@@ -1,4 +1,4 @@
-"""Losses: what all of them share. Formulas stand in `regression_losses`, `binary_losses` and `class_losses`.
+"""Losses: what all of them share; formulas stand in the files `*_losses` and `cross_entropy`.
 
 A loss kernel writes, for each row i of the batch, the row's loss l_i and the gradient with respect to the prediction;
 `total_loss` joins the rows in a fixed order. Value and gradient are reduced alike:

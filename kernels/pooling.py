@@ -22,10 +22,11 @@ def glu(x, x_panel, x_cols, y, y_panel, y_cols, context, low, high):
     group = group_rows(x_cols, LANES, SIZE)
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
+        lines = whole(count)
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         for c in range(y_cols):
-            value, gate = reals(z + c * group * SIZE, group), reals(z + (c + y_cols) * group * SIZE, group)
-            for i in range(whole(count)):
+            value, gate = reals(z + c * group * SIZE, lines), reals(z + (c + y_cols) * group * SIZE, lines)
+            for i in range(lines):
                 value[i] = value[i] * sigmoid(gate[i])
         from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)
     return 0
@@ -39,12 +40,13 @@ def glu_backward(dy, dy_panel, dy_cols, x, x_panel, dx, dx_panel, dx_cols, conte
     up = z + group_size(dx_cols, LANES, SIZE) * SIZE
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
+        lines = whole(count)
         to_columns(x + row, x_panel, dx_cols, z, group, context, 0, count)
         to_columns(dy + row, dy_panel, dy_cols, up, group, context, 0, count)
         for c in range(dy_cols):
-            value, gate = reals(z + c * group * SIZE, group), reals(z + (c + dy_cols) * group * SIZE, group)
-            slope = reals(up + c * group * SIZE, group)
-            for i in range(whole(count)):
+            value, gate = reals(z + c * group * SIZE, lines), reals(z + (c + dy_cols) * group * SIZE, lines)
+            slope = reals(up + c * group * SIZE, lines)
+            for i in range(lines):
                 opened = sigmoid(gate[i])
                 gate[i] = slope[i] * value[i] * opened * (1.0 - opened)
                 value[i] = slope[i] * opened

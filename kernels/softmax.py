@@ -37,8 +37,9 @@ def softmax_forward(x, x_panel, y, y_panel, y_cols, context, low, high):
         to_columns(x + row, x_panel, y_cols, z, group, context, 0, count)
         max_columns(z, group, y_cols, count, top, context)
         exp_columns(z, group, y_cols, count, top, total, block, True)
-        totals = reals(total, whole(count))
-        for i in range(whole(count)):
+        lines = whole(count)
+        totals = reals(total, lines)
+        for i in range(lines):
             totals[i] = 1.0 / totals[i]
         scale_columns(z, group, y_cols, count, total)
         from_columns(z, group, y_cols, y + row, y_panel, context, 0, count)

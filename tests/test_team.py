@@ -189,7 +189,7 @@ def test_nothing_spins_while_no_training_runs():
 
 
 def test_cores_that_others_run_on_are_not_lent_twice(monkeypatch):
-    monkeypatch.setattr(team, "cores", lambda: 4)
+    monkeypatch.setattr(team, "_cores", lambda: 4)
     monkeypatch.setattr(team, "_running", {})
     assert team.spare() == 4
     team._running[object()] = 3
@@ -213,7 +213,7 @@ def test_runs_count_as_long_as_they_last(monkeypatch):
 def test_trainers_at_once_share_the_cores(monkeypatch):
     """How many workers each gets depends on the moment; what comes out does not."""
     expected = trainer(threads=1).fit(*data(), epochs=60).loss
-    monkeypatch.setattr(team, "cores", lambda: 3)
+    monkeypatch.setattr(team, "_cores", lambda: 3)
     monkeypatch.setattr("hotloop.cost.workers", lambda program, rows, most, lending: most)
     monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 1e-4)
     found = []
