@@ -1,5 +1,7 @@
 """Runs of micro- to milliseconds: whatever a program needs for a batch is there before the batch is."""
 
+from time import perf_counter
+
 import numpy as np
 
 from hotloop.kernels import _jit, data, walk
@@ -155,7 +157,7 @@ class Brief:
         self.steps = -(-rows // self.batch)
         self.lending = LEND / self.steps
         self.long = (self.bound.program.flops * rows > _KEPT
-                     or self.bound._workers(self.threads, self.batch, self.lending) > 1)
+                     or self.bound.pace(self.threads, self.batch, self.lending).count > 1)
         cells[self.rows_cell], cells[self.batch_cell], cells[self.steps_cell] = rows, self.batch, self.steps
         self._take(1)
 
@@ -168,11 +170,15 @@ class Brief:
     def run(self):
         """Run what was loaded; whether all of it was done."""
         if self.long:
-            workers = self.bound._workers(self.threads, self.batch, self.lending)
+            pace = self.bound.pace(self.threads, self.batch, self.lending)
+            workers = pace.count
             if workers != self.workers:
                 self._take(workers)
             with deferred_interrupts():
+                started = perf_counter()
                 self.team.run(workers)
+                seconds = perf_counter() - started
+            pace.tell(workers, self.steps, seconds)
         else:
             self.call(self.job_address)
         return self.shared[DONE] == self.steps

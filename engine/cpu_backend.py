@@ -1,6 +1,7 @@
 """The cpu backend: binds a program to memory as a table of numbers and lets compiled code walk it."""
 
 import struct
+import time
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from hotloop.kernels._target import host
 
 from . import cost, team
 from .order import permute
+from .pace import Pace
 from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
 
@@ -155,10 +157,11 @@ class _Bound:
         self.keeps_loss = any(phase == "each" for _, phase in before)
         self.contexts = aligned_zeros(0)
         self.workers = 0
-        self.worth = {}  # by rows and workers that may be taken, those that are
+        self.paces = {}  # by rows, workers that may be taken and what helpers cost
         self.shared = aligned_zeros(walk.SHARED * 8).view(np.int64)
         self.shared_address, self.context_address = address(self.shared), 0
-        self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8]
+        trains = any("w" in part.writes for part in self.rows)
+        self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8, trains]
                             + [0] * 15 + [self.shared_address, team.YIELDER], np.int64)
         self.team = team.Team(walk.walk, self.job, self.shared)
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
@@ -216,27 +219,31 @@ class _Bound:
                     self.table[number, cell] = bits(constant[name])
         cells, changes = changing(self.table, self.scalars, settings)
         changed = (0, 0, 0) if cells is None else (address(cells), address(changes), len(cells))
-        workers = self._workers(threads, min(batch, rows))
+        pace = self.pace(threads, min(batch, rows))
+        workers = pace.count
         self._make_contexts(workers)
         losses = np.empty(steps) if self.keeps_loss else np.zeros(steps)
         self.job[_STEPS] = (steps, start, rows, ahead(arrays, rows), batch, update, self.block, strict, _NO_GOAL,
                             *changed, address(losses) if self.keeps_loss else 0, self.context_address, workers)
+        started = time.perf_counter()
         self.team.run(workers)
         failed, overflowed, done = self.shared[_VERDICT].tolist()
+        pace.tell(workers, done, time.perf_counter() - started)
         if failed:
             raise RuntimeError(f"a kernel failed in step {update + done}: a defect of hotloop, please report it")
         if overflowed:
             return Outcome(losses[:done], done, "update")
         if done < steps:
             return Outcome(losses[: done + 1], done, "loss")
-        return Outcome(losses, done, None)
+        return Outcome(losses, done, None, pace.trying)
 
-    def _workers(self, threads, batch, lending=0.0):
-        """Workers of a run: of those that may be taken, as many as a step is worth. lending: see `cost.workers`."""
+    def pace(self, threads, batch, lending=0.0):
+        """What settles how many workers runs on batches of so many rows take. lending: see `cost.workers`."""
         most = team.spare() if threads is None else threads
-        if (batch, most, lending) not in self.worth:
-            self.worth[batch, most, lending] = cost.workers(self.program, batch, most, lending)
-        return self.worth[batch, most, lending]
+        if (batch, most, lending) not in self.paces:
+            count = cost.workers(self.program, batch, most, lending)
+            self.paces[batch, most, lending] = Pace(count, min(most, cost.cores()))
+        return self.paces[batch, most, lending]
 
     def _make_contexts(self, workers):
         """One block of cells and one scratch for each worker, and the constants that all read."""
@@ -258,7 +265,7 @@ class _Bound:
 
 _NO_GOAL = struct.unpack("q", struct.pack("d", float("-inf")))[0]
 _VERDICT = slice(walk.FAILED, walk.DONE + 1, walk.OVERFLOWED - walk.FAILED)
-_STEPS = slice(_jit.HEADER + 3, _jit.HEADER + 18)  # the operands of `walk` that change from run to run
+_STEPS = slice(_jit.HEADER + 4, _jit.HEADER + 19)  # the operands of `walk` that change from run to run
 
 
 def ahead(arrays, rows):

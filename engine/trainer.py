@@ -20,6 +20,7 @@ from .network import Network
 from .objective import Objective
 from .optimizers import OPTIMIZERS
 from .order import Orders
+from .pace import PORTION
 from .schedules import SCHEDULES
 from .state import Holder
 
@@ -92,7 +93,7 @@ class Trainer(Holder, Inference, BriefCalls):
                                            for name, limit in (("clip_value", clip_value), ("clip_norm", clip_norm)))
         self.epoch, self.updates = 0, 0
         self._position, self._rows, self._loss_sum = 0, 0, 0.0  # of an epoch that was left unfinished
-        self._stopped, self._programs, self._step_seconds = False, {}, None
+        self._stopped, self._programs, self._step_seconds, self._trial = False, {}, None, False
         self._briefs, self._small = {}, {}  # see BriefCalls; `_small`: ranges, most rows by form
         self._states = optimizer.states()
         self._backend, self._lock = None, threading.RLock()  # what runs shares memory with whatever else this runs
@@ -323,6 +324,7 @@ class Trainer(Holder, Inference, BriefCalls):
                                         update=self.updates + 1)
             seconds = (time.perf_counter() - started) / steps
             self.updates += outcome.done
+        self._trial = outcome.trial
         self._step_seconds = seconds if self._step_seconds is None else min(seconds, 2 * self._step_seconds)
         if outcome.stopped and epochs is not None:
             self.epoch = int(epochs[outcome.done - (outcome.stopped == "update")])
@@ -354,8 +356,9 @@ class Trainer(Holder, Inference, BriefCalls):
                                       self.epoch if epochs is None else epochs, updates)
 
     def _chunk(self):
-        """Steps that take about _CHUNK_SECONDS."""
-        return max(1, int(_CHUNK_SECONDS / self._step_seconds)) if self._step_seconds else 1
+        """Steps that take about _CHUNK_SECONDS, or a reading of a trial."""
+        seconds = min(_CHUNK_SECONDS, PORTION) if self._trial else _CHUNK_SECONDS
+        return max(1, int(seconds / self._step_seconds)) if self._step_seconds else 1
 
     # programs
 

@@ -7,6 +7,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import compiler, types
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.llvm_bindings import create_pass_builder
 from numba.core.registry import cpu_target
 
 from . import _primitives
@@ -34,11 +35,11 @@ def compile_object(function, dtype, name, machine, checked):
     """
     bindings = host().bindings(dtype)
     bound = _Specializer(bindings, Lowering(bindings, checked), dtype).bind(function)
-    return machine.emit_object(_optimized(bound, signature(function), name))
+    return machine.emit_object(_optimized(bound, signature(function), name, machine))
 
 
 @global_compiler_lock
-def _optimized(function, kind, name):
+def _optimized(function, kind, name, machine):
     """The LLVM module of `function` behind its two entries."""
     typing, target = cpu_target.typing_context, cpu_target.target_context
     typing.refresh()
@@ -77,16 +78,16 @@ def _optimized(function, kind, name):
     builder.ret_void()
     library.add_ir_module(module)
     if hasattr(library.codegen, "_pass_builder"):
-        library._optimize_final_module = lambda: _optimize(library)
+        library._optimize_final_module = lambda: _optimize(library, machine)
     library._finalize_final_module = lambda: None  # not into Numba's own memory, which would want the other kernels
     library.finalize()
     return library._final_module
 
 
-def _optimize(library):
-    """One full pass. Numba makes a cheaper one before it, to prune reference counts; kernels have none."""
-    manager, passes = library.codegen._module_pass_manager()
-    manager.run(library._final_module, passes)
+def _optimize(library, machine):
+    """One full pass, for the processor of `Target`. Numba makes a cheaper one before it, to prune reference counts."""
+    passes = create_pass_builder(machine, opt=3, loop_vectorize=True, slp_vectorize=False)
+    passes.getModulePassManager().run(library._final_module, passes)
 
 
 class _Specializer:

@@ -11,6 +11,7 @@ from ._vectors import Vectors
 
 _TRIPLE = llvm.get_process_triple()
 _X86 = _TRIPLE.startswith(("x86_64", "i686", "amd64"))
+_FLUSH = 1 << 15  # of MXCSR: results below the normal numbers become 0
 
 
 def _mixed(builder, z, rounds, last):
@@ -18,6 +19,11 @@ def _mixed(builder, z, rounds, last):
     for shift, factor in rounds:
         z = builder.mul(builder.xor(z, builder.lshr(z, z.type(shift))), z.type(factor))
     return builder.xor(z, builder.lshr(z, z.type(last)))
+
+
+def _set_rounding(builder, place):
+    pointer = builder.bitcast(place, ir.IntType(8).as_pointer())
+    builder.call(declared(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [pointer.type]), [pointer])
 
 
 class Lowering(Vectors):
@@ -262,6 +268,32 @@ class Lowering(Vectors):
             return builder.extract_value(builder.cmpxchg(cell, expected, value, "seq_cst", "seq_cst"), 0)
 
         return simple(types.int64(types.int64, types.int64, types.int64), emit)
+
+    def make_flush_subnormals(self):
+        def emit(builder):
+            if not _X86:
+                return I64(0)
+            place, before = self._rounding(builder)
+            builder.store(builder.or_(before, I32(_FLUSH)), place)
+            _set_rounding(builder, place)
+            return builder.zext(before, I64)
+
+        return simple(types.int64(), emit)
+
+    def make_restore_rounding(self):
+        def emit(builder, before):
+            if _X86:
+                place = cgutils.alloca_once_value(builder, builder.trunc(before, I32))
+                _set_rounding(builder, place)
+
+        return simple(types.void(types.int64), emit)
+
+    def _rounding(self, builder):
+        """A place in memory that holds the thread's settings of floating-point arithmetic, and what it holds."""
+        place = cgutils.alloca_once(builder, I32)
+        pointer = builder.bitcast(place, ir.IntType(8).as_pointer())
+        builder.call(declared(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [pointer.type]), [pointer])
+        return place, builder.load(place)
 
     def make_draw_bits(self):
         def emit(builder, function, state):

@@ -14,6 +14,7 @@ class Target:
 
     `lanes32` is the number of float32 values in one vector register, `rows` the height of the register tile; the
     tile is two vectors wide. 32 registers take 14 rows, 16 registers take 6 (rows x 2 sums, 2 operands, 1 splat).
+    LLVM's tuning for processors with AVX-512 would give loops vectors of half the width, but for `-prefer-256-bit`.
     """
 
     cpu: str
@@ -57,7 +58,7 @@ def host():
         cpu = name or "generic"
     present = {flag[1:] for flag in features.split(",") if flag.startswith("+")}
     if "avx512f" in present:
-        return Target(cpu, features, 16, 14)
+        return Target(cpu, f"{features},-prefer-256-bit", 16, 14)
     if "avx" in present:
         return Target(cpu, features, 8, 6)
     return Target(cpu, features, 4, 14 if _arm() else 6)

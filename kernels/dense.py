@@ -14,7 +14,7 @@ hold anything: no element of a result is made of them, and the gradient's are se
 from ._context import BATCH, CONTEXT, SCRATCH, ZEROS
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import LANES, PANEL, SIZE, TILE, add_rows, call, copy, ints, reals, transpose, widen
+from ._primitives import LANES, PANEL, SIZE, TILE, add_rows, call, copy, ints, prefetch, reals, transpose, widen
 from .gemm import gemm, gemm_transposed
 from .parameters import update
 
@@ -56,6 +56,10 @@ def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
     width = min(PANEL, dx_width - first)
     for o in range(0, dy_cols, LANES):
         square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
+        if o % PANEL == 0:  # a panel's rows follow each other; to those of the next no prefetcher leads
+            for i in range(0, width, 64 // SIZE // PANEL or 1):
+                prefetch(square + (panel_size + i * PANEL) * SIZE)
+                prefetch(square + (panel_size + i * PANEL) * SIZE + 64)
         for i in range(0, width, LANES):
             transpose(square + i * PANEL * SIZE, PANEL, turned + (o * PANEL + i) * SIZE, PANEL)
     if first + width > dx_cols:  # rows of the bias and of what follows were turned along

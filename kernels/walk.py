@@ -12,7 +12,18 @@ import numpy as np
 
 from ._context import BATCH, CONTEXT, LOSS, REST, START, UPDATE, WEIGHT
 from ._jit import kernel
-from ._primitives import atomic_add, atomic_load, atomic_store, call, doubles, ints, pause, yield_thread
+from ._primitives import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call,
+    doubles,
+    flush_subnormals,
+    ints,
+    pause,
+    restore_rounding,
+    yield_thread,
+)
 
 ROWS, UNITS, EACH = 0, 1, 2
 PHASE = 4  # cells of a phase: kind, address of its first row, number of rows, total cost
@@ -26,8 +37,8 @@ SHARED = 48
 
 
 @kernel
-def walk(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, update, block, strict, goal: float, changing,
-         changes, change_count, losses, contexts, workers, shared, yielder, context, low, high):
+def walk(phases, phase_count, row_bytes, flush, steps, start, rows, ahead, batch, update, block, strict, goal: float,
+         changing, changes, change_count, losses, contexts, workers, shared, yielder, context, low, high):
     """Run `steps` steps as worker `low`; the batches follow each other from row `start` of `rows`.
 
     After the last row comes the first one again, `ahead` places further on in the order, which may be those of several
@@ -36,11 +47,26 @@ def walk(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, updat
     `changing` are the addresses of `change_count` cells of the program that `changes`, a row a step, gives new numbers
     before each step. Who reads them does so after the step's first barrier.
 
+    With `flush`, which is for training, results below the normal numbers become 0: the moments of what gets no gradient
+    any more would end there and stay, and x86 takes a hundred cycles for an operation on them.
+
     Puts the loss of each step into `losses` (float64; 0 if there is none) and the number of completed steps into
     shared[DONE]. Ends early where a kernel failed (shared[FAILED]), an update was not finite (shared[OVERFLOWED]), a
     loss is below `goal` or, if `strict`, not finite; the update that would follow from that loss is not made.
     """
-    worker = low
+    if not flush:
+        return walked(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, update, block, strict, goal,
+                      changing, changes, change_count, losses, contexts, workers, shared, yielder, low)
+    before = flush_subnormals()
+    done = walked(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, update, block, strict, goal,
+                  changing, changes, change_count, losses, contexts, workers, shared, yielder, low)
+    restore_rounding(before)
+    return done
+
+
+def walked(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, update, block, strict, goal, changing,
+           changes, change_count, losses, contexts, workers, shared, yielder, worker):
+    """`walk`, as the thread rounds."""
     own = contexts + worker * CONTEXT * 8
     cells, numbers = ints(own, CONTEXT), doubles(own, CONTEXT)
     verdict = ints(shared, SHARED)

@@ -10,10 +10,21 @@ from hotloop.kernels import _ahead, _jit
 from hotloop.kernels._context import BATCH, CONTEXT, GRADIENT, LOSS, SCRATCH, UPDATE, WEIGHT, ZEROS
 from hotloop.kernels._cores import cores
 from hotloop.kernels._target import host
+from hotloop.pace import Pace
 
-CHOOSE_WORKERS = cpu_backend._Bound._workers
+PACE = cpu_backend._Bound.pace
+
+
+class Fixed(Pace):
+    """A number of workers that nothing changes."""
+
+    def tell(self, *run):
+        pass
+
+
 # The nets of the tests are worth one worker: let those that ask for more have them.
-cpu_backend._Bound._workers = lambda self, threads, *load: threads or CHOOSE_WORKERS(self, threads, *load)
+cpu_backend._Bound.pace = lambda self, threads, *load: (
+    PACE(self, threads, *load) if threads is None else Fixed(threads, threads))
 hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("hotloop")
 

@@ -55,7 +55,8 @@ FORMULAS = [name for name, op in OPS.items()
     for name in FORMULAS for function in (OPS[name].cpu, OPS[name].wide) if function])
 def test_single_precision_stays_single(name, function):
     """No float32 is widened; float64 is for coefficients of updates and the share of a row in the loss."""
-    code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested"))
+    code = str(_compile._optimized(specialised(function, "float32"), _compile.signature(function), "tested",
+                                   _jit._target_machine()))
     assert "fpext" not in code
     if name not in losses.LOSSES and function.__module__ != dropout.__name__ and not OPS[name].states:
         assert re.findall(r"= (?:fadd|fsub|fmul|fdiv|fneg|(?:tail )?call) [^(@]*double.*", code) == []

@@ -55,7 +55,7 @@ def test_work_grows_with_rows_widths_and_states():
 
 
 def test_a_run_takes_what_is_worth_of_what_is_free(machine, monkeypatch):
-    monkeypatch.setattr(cpu_backend._Bound, "_workers", conftest.CHOOSE_WORKERS)
+    monkeypatch.setattr(cpu_backend._Bound, "pace", conftest.PACE)
     machine(4)
     monkeypatch.setattr(team, "cores", lambda: 4)
     taken = []
