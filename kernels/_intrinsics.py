@@ -104,8 +104,8 @@ def declared(builder, name, result, arguments):
     return known if known is not None else ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
-def prefetch(builder, address):
-    """Ask for the cache line at `address`, which need not be mapped, in the first-level cache."""
+def prefetch(builder, address, locality=3):
+    """Ask for the cache line at `address`, which need not be mapped, in the first-level cache; 2: in the second."""
     pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
     function = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [pointer.type, I32, I32, I32])
-    builder.call(function, [pointer, I32(0), I32(3), I32(1)])
+    builder.call(function, [pointer, I32(0), I32(locality), I32(1)])

@@ -23,6 +23,7 @@ WIDE, WIDE_ROWS = 4, 2  # panels that the rows of a wide tile meet together, WID
 SHALLOW = 4  # the largest depth of `outer`
 CHAINS = 4  # that `add_rows` adds up side by side
 FUSED = False  # `fma` rounds once
+AHEAD = 0  # bytes that a tile asks for with each of its steps
 ROUND = 1.5 * 2.0**52  # x + ROUND holds the integer k nearest to x, for |x| < 2**22, in its last digits
 
 
@@ -156,13 +157,13 @@ def flaw_in(flaws, x):
     return flaws if math.isfinite(x) else -1
 
 
-def tile(m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask):
+def tile(m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask, ahead):
     """c = finish(start + a @ b) on one register tile, m <= TILE rows and 2 vectors of columns, or NARROW and 1.
 
     All lie in panels, rows of PANEL values: b, c, mask in one each, a in as many as `depth` takes, `a_panel` apart;
     start's rows are `start_row` apart. Each element is one chain of fused multiply-adds in the order of k, so neither
     the tile's height nor its place changes a bit. `finish`: 0 stores, 1 stores the positive part, 2 stores where
-    `mask` is positive, else zero.
+    `mask` is positive, else zero. A whole tile asks for what lies at `ahead`, AHEAD bytes for each of its rows of b.
     """
     n = vectors * LANES
     for i in range(m):
@@ -206,7 +207,7 @@ def tile_wide(m, depth, a, a_panel, b, b_panel, c, c_panel, start, finish):
     """
     for panel in range(WIDE // m):
         tile(m, 2, depth, a, a_panel, b + panel * b_panel * SIZE, c + panel * c_panel * SIZE,
-             start + panel * b_panel * SIZE, 0, finish, 0)
+             start + panel * b_panel * SIZE, 0, finish, 0, 0)
 
 
 def tile_transposed(m, vectors, depth, a, b, c, start, start_row):

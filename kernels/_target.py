@@ -40,6 +40,7 @@ class Target:
             "TILE": self.rows,
             "NARROW": max(self.rows, 8),  # two sums a cycle, each 4 cycles long, are 8 at a time
             "FUSED": self.fused,
+            "AHEAD": 16 if self.rows > 8 else 0,  # 16 registers are full of sums, and a request costs one
             "ROUND": dtype.type(1.5 / np.finfo(dtype).eps),
         }
 

@@ -21,6 +21,7 @@ class Vectors:
         self.rows = {1: bindings["NARROW"], 2: bindings["TILE"]}  # of a tile, by its vectors
         self.scalar, self.scalar_bytes = (ir.DoubleType(), 8) if self.double else (ir.FloatType(), 4)
         self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.ahead = bindings["AHEAD"]
 
     def _load(self, builder, address, kind):
         return builder.load(builder.inttoptr(address, kind.as_pointer()), align=self.scalar_bytes)
@@ -29,7 +30,7 @@ class Vectors:
         builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=self.scalar_bytes)
 
     def make_tile(self):
-        def emit(builder, m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask):
+        def emit(builder, m, vectors, depth, a, a_panel, b, c, start, start_row, finish, mask, ahead):
             size = I64(self.scalar_bytes)
             a_panel, start_row = builder.mul(a_panel, size), builder.mul(start_row, size)
             with self._shapes(builder, m, vectors) as shapes:
@@ -37,11 +38,12 @@ class Vectors:
                     first = self._load_tile(builder, rows, columns, start, start_row)
                     for i in range(rows):  # where the next tile's rows begin
                         prefetch(builder, self._at(builder, a, (rows + i) * self.panel))
+                    whole = rows == self.rows[columns]
                     sums = self._panels(builder, rows, columns, depth, a, a_panel, b, first,
-                                        unroll=_UNROLL if rows == self.rows[columns] else 1)
+                                        unroll=_UNROLL if whole else 1, ahead=ahead if whole else None)
                     self._finish(builder, rows, columns, sums, c, finish, mask)
 
-        return simple(types.void(*[types.int64] * 11), emit)
+        return simple(types.void(*[types.int64] * 12), emit)
 
     def make_tile_wide(self):
         def emit(builder, m, depth, a, a_panel, b, b_panel, c, c_panel, start, finish):
@@ -214,8 +216,11 @@ class Vectors:
             offset = place // columns * self.panel + place % columns * self.lanes
             self._store(builder, value, self._at(builder, base, offset))
 
-    def _loop(self, builder, count, a, a_row, a_step, b, rows, columns, first, unroll=1, b_panel=None):
-        """sums += a[i, k] b[k] for k < count, a multiple of `unroll`; also where a and b stand then."""
+    def _loop(self, builder, count, a, a_row, a_step, b, rows, columns, first, unroll=1, b_panel=None, ahead=None):
+        """sums += a[i, k] b[k] for k < count, a multiple of `unroll`; also where a and b stand then.
+
+        ahead: what is asked for meanwhile, see `_ask`.
+        """
         before = builder.block
         loop, after = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.k.done")
         builder.cbranch(builder.icmp_signed(">", count, I64(0)), loop, after)
@@ -223,6 +228,8 @@ class Vectors:
         left, a_now, b_now = builder.phi(I64), builder.phi(I64), builder.phi(I64)
         sums = [builder.phi(self.vector) for _ in first]
         totals = sums
+        if ahead is not None:
+            self._ask(builder, b_now, ahead, unroll)
         for k in range(unroll):
             totals = self._step(builder, self._at(builder, a_now, k * a_step), a_row,
                                 self._at(builder, b_now, k * self.panel), rows, columns, totals, b_panel)
@@ -235,6 +242,14 @@ class Vectors:
             phi.add_incoming(following, loop)
         builder.position_at_end(after)
         return self._joined(builder, before, loop, [step for step in steps if step[0] is not left])
+
+    def _ask(self, builder, b, ahead, steps):
+        """Ask for AHEAD bytes a step of what begins at ahead[0], while b is at this place on its way from ahead[1]."""
+        target, begin = ahead
+        shift = (self.panel * self.scalar_bytes // self.ahead).bit_length() - 1
+        place = builder.add(target, builder.lshr(builder.sub(b, begin), I64(shift)))
+        for line in range(0, steps * self.ahead, 64):
+            prefetch(builder, builder.add(place, I64(line)), locality=2)
 
     def _step(self, builder, a, a_row, b, rows, columns, sums, b_panel):
         """One step of k: sums + a[i] b."""
@@ -266,8 +281,9 @@ class Vectors:
             results.append(result)
         return results[0], results[1], results[2:]
 
-    def _panels(self, builder, rows, columns, depth, a, a_panel, b, first, b_panel=None, unroll=1):
-        """The sums over all panels of a, PANEL steps of k in each, fewer in the last."""
+    def _panels(self, builder, rows, columns, depth, a, a_panel, b, first, b_panel=None, unroll=1, ahead=None):
+        """The sums over all panels of a, PANEL steps of k in each, fewer in the last. ahead: see `tile`."""
+        asked = None if ahead is None or not self.ahead else (ahead, b)
         before = builder.block
         panels, after = builder.append_basic_block("tile.panels"), builder.append_basic_block("tile.panels.done")
         rest = builder.and_(depth, I64(self.panel - 1))
@@ -277,7 +293,7 @@ class Vectors:
         left, a_now, b_now = builder.phi(I64), builder.phi(I64), builder.phi(I64)
         sums = [builder.phi(self.vector) for _ in first]
         _, b_next, totals = self._loop(builder, I64(self.panel), a_now, self.panel, 1, b_now, rows, columns, sums,
-                                       min(unroll, self.panel), b_panel)
+                                       min(unroll, self.panel), b_panel, asked)
         a_next, fewer = builder.add(a_now, a_panel), builder.sub(left, I64(self.panel))
         latch = builder.block
         builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), panels, after)

@@ -27,7 +27,7 @@ def dense_columns(x, x_panel, x_cols, w, y, y_panel, y_cols, finish, chain, cont
     if panel < high:
         place, columns = w + panel * size * SIZE, min(y_cols, high * PANEL) - panel * PANEL
         gemm(x, x_panel, place, size, y + panel * y_panel * SIZE, y_panel, place + bias, 0, size, finish, 0, 0, x_cols,
-             columns, ints(context, CONTEXT)[SCRATCH], context, 0, rows)
+             columns, ints(context, CONTEXT)[SCRATCH], 0, 0, 0, context, 0, rows)
     return _chained(chain, y_panel, rows, context, low, high)
 
 

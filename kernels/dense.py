@@ -19,14 +19,19 @@ from .gemm import gemm, gemm_transposed
 from .parameters import update
 
 DENSE_GROUP = 4  # units that the optimizer takes at once
+_FAR_BYTES = 512 * 1024  # of weights that are not in the second-level cache when they are read again
+_NEAR_BYTES = 256 * 1024  # of X that meet all of dY before the next do
 
 
 @kernel
 def dense_forward(x, x_panel, x_cols, w, y, y_panel, y_cols, finish, chain, context, low, high):
     """Y = finish(X W + b) for rows [low, high), then the instruction `chain` (an activation) on the same rows."""
     size = (x_cols + 1) * PANEL
+    ahead = w + size * SIZE
+    if size * y_cols * SIZE < _FAR_BYTES * PANEL:
+        ahead = 0
     gemm(x, x_panel, w, size, y, y_panel, w + x_cols * PANEL * SIZE, 0, size, finish, 0, 0, x_cols, y_cols,
-         ints(context, CONTEXT)[SCRATCH], context, low, high)
+         ints(context, CONTEXT)[SCRATCH], ahead, size, PANEL * PANEL, context, low, high)
     if chain:
         return call(ints(chain, 1)[0], chain, context, low, high)
     return 0
@@ -54,6 +59,9 @@ def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
     turned, zeros = cells[SCRATCH], cells[ZEROS]
     panel_size, first = (dx_cols + 1) * PANEL, panel * PANEL
     width = min(PANEL, dx_width - first)
+    ahead = w + (first + PANEL) * PANEL * SIZE
+    if panel_size * dy_cols * SIZE < _FAR_BYTES * PANEL:
+        ahead = 0
     for o in range(0, dy_cols, LANES):
         square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
         if o % PANEL == 0:  # a panel's rows follow each other; to those of the next no prefetcher leads
@@ -69,7 +77,7 @@ def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
                 line[i] = 0.0
     gemm(dy, dy_panel, turned, 0, dx + panel * dx_panel * SIZE, 0, zeros, 0, 0, finish,
          mask + panel * mask_panel * SIZE, 0, dy_cols, min(width, dx_cols - first),
-         turned + -(-dy_cols // LANES) * LANES * PANEL * SIZE, context, low, high)
+         turned + -(-dy_cols // LANES) * LANES * PANEL * SIZE, ahead, 0, panel_size, context, low, high)
 
 
 @kernel
@@ -84,12 +92,16 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width
     """
     cells = ints(context, CONTEXT)
     batch, scratch = cells[BATCH], cells[SCRATCH]
-    strips = dense_strips(x_cols)
+    strips, panels = dense_strips(x_cols), -(-dy_cols // PANEL)
+    most = max(DENSE_GROUP, _NEAR_BYTES // (batch * PANEL * SIZE + 1) // DENSE_GROUP * DENSE_GROUP)
     status = 0
     unit = low
     while unit < high:
-        panel, strip = unit // strips, unit % strips
-        group = min(DENSE_GROUP, strips - strip, high - unit)
+        first_strip = unit // (most * panels) * most
+        near = min(most, strips - first_strip)
+        spot = unit - first_strip * panels
+        panel, strip = spot // near, first_strip + spot % near
+        group = min(DENSE_GROUP, first_strip + near - strip, high - unit)
         column, width = dy + panel * dy_panel * SIZE, min(PANEL, dy_width - panel * PANEL)
         columns = min(PANEL, dy_cols - panel * PANEL)
         rows = min(group * PANEL, x_cols - strip * PANEL)

@@ -13,7 +13,7 @@ several tiles read in the first-level cache.
 """
 
 from ._jit import kernel
-from ._primitives import LANES, NARROW, PANEL, SHALLOW, SIZE, TILE, dots, outer, reals, tile, tile_transposed
+from ._primitives import AHEAD, LANES, NARROW, PANEL, SHALLOW, SIZE, TILE, dots, outer, reals, tile, tile_transposed
 
 PLAIN, POSITIVE, WHERE_POSITIVE = 0, 1, 2  # what `finish` may be: see `tile`
 _BLOCK = 256
@@ -21,12 +21,14 @@ _BLOCK = 256
 
 @kernel
 def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, finish, mask, mask_panel, depth, columns,
-         line, context, low, high):
+         line, ahead, ahead_panel, ahead_chunk, context, low, high):
     """Compute rows [low, high) of C; the addresses are those of row 0. Columns that fill up a vector may be written.
 
     The panels of each matrix are `<matrix>_panel` values apart, the rows of start `start_row` (0 repeats one row, as
     for a bias). `finish` is PLAIN, POSITIVE or WHERE_POSITIVE (of mask). Columns go by themselves where `line` is room
-    for one of B, depth numbers filled up to whole panels, and start is one row; with `line` 0 none does.
+    for one of B, depth numbers filled up to whole panels, and start is one row; with `line` 0 none does. `ahead` is
+    where what will be read after the first panel of B lies in memory, chunks of PANEL rows of a panel `ahead_chunk`
+    apart, and that after the next panel `ahead_panel` on; or 0, where all that is in cache.
     """
     tiled = columns
     if line:
@@ -49,13 +51,20 @@ def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, fini
             if k > 0:
                 start_now, start_step = c_now, PANEL
             a_now, b_now = a + k // PANEL * a_panel * SIZE, b + (panel * b_panel + k * PANEL) * SIZE
-            height = tile_height(vectors)
+            height, asked, chunk, chunks = tile_height(vectors), b_now, 0, 0
+            if ahead and AHEAD:
+                asked = ahead + (panel * ahead_panel + k // PANEL * ahead_chunk) * SIZE
+                chunk, chunks = ahead_chunk * SIZE, block // PANEL
             m = low
             while m < high:  # `range` would divide by the height
                 tile(min(height, high - m), vectors, block, a_now + m * PANEL * SIZE, a_panel, b_now,
                      c_now + m * PANEL * SIZE, start_now + m * start_step * SIZE, start_step, last,
-                     mask_now + m * PANEL * SIZE)
+                     mask_now + m * PANEL * SIZE, asked)
                 m += height
+                asked += chunk
+                chunks -= 1
+                if chunks == 0:  # all that a block takes
+                    asked, chunk = b_now, 0
         k += _BLOCK
     return 0
 
@@ -92,8 +101,8 @@ def gemm_stack(a, a_panel, b, b_panel, c, c_panel, start, depth, width, rows, co
         first = low // rows * rows
         stop = min(high, first + rows)
         gemm(a + first * PANEL * SIZE, a_panel, b + low // rows * depth * PANEL * SIZE, b_panel,
-             c + first * PANEL * SIZE, c_panel, start, 0, 0, PLAIN, 0, 0, depth, width, 0, context, low - first,
-             stop - first)
+             c + first * PANEL * SIZE, c_panel, start, 0, 0, PLAIN, 0, 0, depth, width, 0, 0, 0, 0, context,
+             low - first, stop - first)
         low = stop
     return 0
 

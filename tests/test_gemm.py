@@ -77,6 +77,10 @@ def test_gemm(worker, dtype, finish, m, k, n, bias, alone, gap, cut, seed):
 
     panel = host().bindings(dtype)["PANEL"]
     line = np.full(-(-k // panel) * panel, np.nan, dtype) if bias and alone else 0
+    if seed % 2:  # what is asked for may lie anywhere, beyond what there is, too
+        operands |= {"ahead": places["b"].memory, "ahead_panel": places["b"].distance, "ahead_chunk": panel * panel}
+    else:
+        operands |= dict.fromkeys(("ahead", "ahead_panel", "ahead_chunk"), 0)
 
     def product(rows, columns):
         c = Panels.empty(m, n, dtype, gap)
