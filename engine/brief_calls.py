@@ -32,8 +32,11 @@ class BriefCalls:
                 least, _ = self.net.least_rows(goal == "train")
                 if program is both.few:
                     most = min(most, both.few_rows)
+                elif program is both.many:
+                    least, most = max(least, both.many_rows), min(most, max(rows, _LIKELY_ROWS))
                 else:
                     least, most = max(least, both.few_rows + 1), min(most, max(rows, _LIKELY_ROWS))
+                    most = min(most, both.many_rows - 1) if both.many else most
                 at_once = most if goal == "train" or self._by_batch() else min(most, PREDICT_ROWS)
                 bound = self._backend.bind_apart(program, at_once, checks(ranges))
                 brief = Brief(bound, most, ranges, least, strict=goal == "train", threads=self.threads)

@@ -8,11 +8,12 @@ from hotloop.kernels._cores import cores
 from . import cost
 from .autodiff import differentiate
 from .cpu_backend import layout
+from .groups import in_groups
 from .plan import plan, shared
 
 
 def build(trainer, goal, form):
-    """The program for `goal` and the form of its `Examples`, with another for few rows where one is worth it.
+    """The program for `goal` and the form of its `Examples`, with others for few and many rows where they are worth it.
 
     goal: "predict", "gradient", "train", or ("evaluate", name of an output).
     """
@@ -22,6 +23,8 @@ def build(trainer, goal, form):
             shared(block, max(block.inputs, block.outputs), program.layout) for block in program.blocks):
         few = plan(graph, **options, columns=True)
         program.few, program.few_rows = few, cost.few_rows(program, few, trainer.threads or cores())
+    if trainer.backend == "cpu":
+        program.many, program.many_rows = in_groups(program)
     return program
 
 

@@ -68,7 +68,7 @@ def work(program, rows):
         phase = "units" if instruction.phase == "units" else "rows"
         if instruction.phase in sums:
             barriers.add((instruction.stage, instruction.phase))
-        for part in (instruction, *instruction.chained()):
+        for part in [part for one in (instruction, *instruction.inner) for part in (one, *one.chained())]:
             operations, reading = _product(part, phase, layout, rows)
             sums[phase] += CALL + max(operations, reading)
             read += reading if phase == "rows" else 0

@@ -1,12 +1,14 @@
 """The cpu backend: binds a program to memory as a table of numbers and lets compiled code walk it."""
 
 import struct
+import sys
 import time
 
 import numpy as np
 
 from hotloop.kernels import _ahead, _context, _jit, data, walk
 from hotloop.kernels._target import host
+from hotloop.kernels.groups import GROUPS
 
 from . import cost, team
 from .order import permute
@@ -131,8 +133,18 @@ class _Bound:
         self.program, self.lasting, self.working, self.capacity = program, lasting, working, capacity
         self.dtype = program.layout.dtype
         self.places, _ = program.place(capacity)
+        self.near_places = {}
         self.instructions = sorted([*checks, *program.instructions], key=Instruction.place)
-        self.rows = self.instructions + [part for instruction in self.instructions for part in instruction.chained()]
+        self.body = next((instruction for instruction in self.instructions if instruction.inner), None)
+        self.rows = _with_chained(self.instructions)
+        self.owners = [None] * len(self.rows)  # of a row that each worker has for itself, which one
+        self.most = sys.maxsize if self.body is None else GROUPS  # workers of a run
+        if self.body is not None:
+            own = _with_chained(self.body.inner)
+            self.owners += [worker for worker in range(GROUPS) for _ in own]
+            self.rows += own * GROUPS
+            self._make_near()
+        numbers = {place: number for number, place in enumerate(zip(self.rows, self.owners, strict=True))}
         _ahead.compile_ahead([(instruction.kernel, self.dtype) for instruction in self.rows]
                              + [(kernel, self.dtype) for kernel in (data.check_reals, data.check_labels, data.shuffle)]
                              + [(kernel, np.dtype(np.float32)) for kernel in (walk.walk, *team.KERNELS)])
@@ -150,9 +162,16 @@ class _Bound:
             row[0] = _jit.address(instruction.kernel, self.dtype)
             phase = instruction.stage, instruction.phase
             row[1:4] = instruction.units, instruction.cost, before.get(phase, 0)
-            before[phase] = before.get(phase, 0) + instruction.units * instruction.cost
+            if self.owners[number] is None:
+                before[phase] = before.get(phase, 0) + instruction.units * instruction.cost
             for cell, name in enumerate(operands, _jit.HEADER):
-                row[cell] = self._value(instruction, name, number, cell)
+                value = instruction.operands.get(name)
+                if isinstance(value, Instruction):
+                    row[cell] = self.table[numbers[value, self.owners[number]]].ctypes.data
+                else:
+                    row[cell] = self._value(instruction, name, number, cell)
+        if self.body is not None:
+            self._bind_body(numbers)
         self.phases = self._phases(before)
         self.keeps_loss = any(phase == "each" for _, phase in before)
         self.contexts = aligned_zeros(0)
@@ -178,10 +197,13 @@ class _Bound:
                 if operands[base] is None:
                     return 0
                 value = getattr(operands[base], part)
-                return value(self.capacity) if part == "panel" else value
+                rows = self.capacity if self.owners[number] is None else self.height
+                return value(rows) if part == "panel" else value
             self.scalars.append((number, cell, name))
             return 0
         value = operands[name]
+        if isinstance(value, Buffer) and value in self.near_places:
+            return self.near.ctypes.data + self.owners[number] * self.near_bytes + self.near_places[value]
         if isinstance(value, Buffer | Sums):
             return self.working.ctypes.data + self.places[value]
         if isinstance(value, Block):
@@ -194,9 +216,38 @@ class _Bound:
         if isinstance(value, tuple | np.ndarray):
             self.constants.append(np.array(value, self.dtype) if isinstance(value, tuple) else value)
             return address(self.constants[-1])
-        if isinstance(value, Instruction):
-            return self.table[self.rows.index(value)].ctypes.data
         return bits(value or 0)
+
+    def _make_near(self):
+        """Memory for the buffers that each worker has for itself."""
+        self.height, size = self.body.operands["height"], 0
+        for buffer in self.body.near:
+            self.near_places[buffer] = size
+            size += -(-buffer.nbytes(self.height) // 64) * 64
+        self.near_bytes, self.near = size, aligned_zeros(GROUPS * size)
+
+    def _bind_body(self, numbers):
+        """Complete the row of the body: where the rows of each worker are, and which of their cells move on."""
+        inner, moving = self.body.inner, []
+        for worker in range(GROUPS):
+            for instruction in inner:
+                names = _jit.operands(instruction.kernel)
+                row = self.table[numbers[instruction, worker], _jit.HEADER :]
+                for name, cell in zip(names, range(len(names)), strict=True):
+                    value = instruction.operands.get(name)
+                    if isinstance(value, Buffer) and value not in self.near_places:  # flat: a number for each row
+                        moving.append((address(row[cell:]), row[cell], value.nbytes(1), 0))
+                    elif name == "onto":
+                        slots = self.body.operands["slots"]
+                        moving.append((address(row[cell:]), self.working.ctypes.data + self.places[slots], 0,
+                                       slots.size))
+        self.moving = np.array(moving, np.int64)
+        first = numbers[inner[0], 0]
+        found = {"rows": address(self.table[first:]), "row_bytes": self.width * 8, "moving": address(self.moving),
+                 "moving_count": len(moving) // GROUPS, "stride": (numbers[inner[0], 1] - first) * self.width * 8}
+        row = self.table[numbers[self.body, None], _jit.HEADER :]
+        for cell, name in enumerate(_jit.operands(self.body.kernel)):
+            row[cell] = found.get(name, row[cell])
 
     def _phases(self, costs):
         """A row of `walk`'s table for each phase, in the order of the instructions."""
@@ -220,7 +271,7 @@ class _Bound:
         cells, changes = changing(self.table, self.scalars, settings)
         changed = (0, 0, 0) if cells is None else (address(cells), address(changes), len(cells))
         pace = self.pace(threads, min(batch, rows))
-        workers = pace.count
+        workers = min(pace.count, self.most)
         self._make_contexts(workers)
         losses = np.empty(steps) if self.keeps_loss else np.zeros(steps)
         self.job[_STEPS] = (steps, start, rows, ahead(arrays, rows), batch, update, self.block, strict, _NO_GOAL,
@@ -239,7 +290,7 @@ class _Bound:
 
     def pace(self, threads, batch, lending=0.0):
         """What settles how many workers runs on batches of so many rows take. lending: see `cost.workers`."""
-        most = team.spare() if threads is None else threads
+        most = min(team.spare() if threads is None else threads, self.most)
         if (batch, most, lending) not in self.paces:
             count = cost.workers(self.program, batch, most, lending)
             self.paces[batch, most, lending] = Pace(count, min(most, cost.cores()))
@@ -261,6 +312,11 @@ class _Bound:
         table = self.contexts[:cells].view(np.int64).reshape(workers, -1)
         table[:, _context.SCRATCH] = base + cells + scratch * np.arange(workers)
         table[:, _context.ZEROS] = zeros
+        table[:, _context.WORKER] = np.arange(workers)
+
+
+def _with_chained(instructions):
+    return [*instructions, *(part for instruction in instructions for part in instruction.chained())]
 
 
 _NO_GOAL = struct.unpack("q", struct.pack("d", float("-inf")))[0]

@@ -66,7 +66,7 @@ def draw(program, path):
 def _boxes(program):
     """A box an instruction, in order, each knowing the boxes whose buffers it reads."""
     boxes, writer, after_loss = [], {}, False
-    for instruction in program.instructions:
+    for instruction in program.listed():
         parts = [instruction, *instruction.chained()]
         writes, reads = {}, {}  # buffer -> operand
         for part in parts:

@@ -151,7 +151,8 @@ class Instruction:
     `operands` gives each of the kernel's operands a buffer, a block, a region of the parameters ("state 0"), an
     external array, a number, a tuple of numbers, an array as it stands, another instruction to run on the same rows, or
     None for nothing; those named in `writes` are written. `nodes` are the graph nodes that it computes, in order. A
-    program runs stage by stage, and each stage phase by phase.
+    program runs stage by stage, and each stage phase by phase. `inner` are instructions that this one runs, on buffers
+    `near` that every worker has of its own (`groups`).
     """
 
     op: str
@@ -163,6 +164,8 @@ class Instruction:
     units: int = 0
     cost: int = 1
     stage: int = 0
+    inner: tuple["Instruction", ...] = ()
+    near: tuple[Buffer, ...] = ()
 
     def chained(self):
         """The instructions that run on the same rows or units, in order."""
@@ -203,7 +206,8 @@ class Program:
     `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
     number of rows at most; it grows when a larger batch comes. `settings` are the optimizer's numbers, read anew at
     every run, whose steps may each have their own: an array. `scratch` counts the numbers of a worker's own memory,
-    `flops` those of one batch row. `few` is a program that does the same for batches of up to `few_rows` rows.
+    `flops` those of one batch row. `few` is a program that does the same for batches of up to `few_rows` rows,
+    `many` one for batches from `many_rows` rows on.
     """
 
     layout: Layout
@@ -221,15 +225,23 @@ class Program:
     flops: int = 0
     few: "Program | None" = None
     few_rows: int = 0
+    many: "Program | None" = None
+    many_rows: int = 0
 
     def best(self, rows):
-        """This program or `few`, whichever is for so many rows."""
+        """This program, `few` or `many`, whichever is for so many rows."""
+        if self.many is not None and rows >= self.many_rows:
+            return self.many
         return self.few if 0 < rows <= self.few_rows else self
 
+    def listed(self):
+        """The instructions, each with those that it runs before it."""
+        return [part for instruction in self.instructions for part in (*instruction.inner, instruction)]
+
     def fixed_bytes(self):
-        """Bytes of the arena's first part."""
-        regions = 1 + self.states + self.keeps_gradient
-        return _aligned(regions * self.elements * self.layout.dtype.itemsize)
+        """Bytes of the arena's first part, with what squares of the last rows reach beyond where they are transposed."""
+        regions, beyond = 1 + self.states + self.keeps_gradient, self.layout.lanes * self.layout.panel
+        return _aligned((regions * self.elements + beyond) * self.layout.dtype.itemsize)
 
     def place(self, capacity):
         """Byte offset of each buffer in the arena's second part for `capacity` rows, and that part's size."""
@@ -250,6 +262,7 @@ class Program:
                 phase = instruction.stage, instruction.phase
                 lines.append(f"{instruction.phase}:")
             lines.append(f"  {instruction}")
+            lines += [f"    {part}" for part in instruction.inner]
         return "\n".join(lines)
 
     def draw(self, path):

