@@ -239,7 +239,7 @@ class Program:
         return [part for instruction in self.instructions for part in (*instruction.inner, instruction)]
 
     def fixed_bytes(self):
-        """Bytes of the arena's first part, with what squares of the last rows reach beyond where they are transposed."""
+        """Bytes of the arena's first part, with what transposed squares of the last rows reach beyond them."""
         regions, beyond = 1 + self.states + self.keeps_gradient, self.layout.lanes * self.layout.panel
         return _aligned((regions * self.elements + beyond) * self.layout.dtype.itemsize)
 
