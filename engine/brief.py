@@ -6,7 +6,7 @@ import numpy as np
 
 from hotloop.kernels import _jit, data, walk
 
-from .cost import LEND
+from .cost import LEND, seconds, work
 from .cpu_backend import address, bits
 from .interrupts import deferred_interrupts
 from .program import External, Instruction
@@ -17,6 +17,7 @@ DONE, FAILED, OVERFLOWED = walk.DONE, walk.FAILED, walk.OVERFLOWED  # places in 
 _MOST_ROWS = 4096
 _WORK = 2e9  # floating-point operations
 _KEPT = 3e6  # the same, up to where others may wait for the GIL meanwhile
+_TRIED = 50e-6  # expected seconds on one worker from which on the clock is to say whether two pay
 _BYTES = 2**22  # of the arrays of a batch
 _COPIED = 2**14  # bytes of an array
 
@@ -156,7 +157,8 @@ class Brief:
         self.answer = None if self.results is None else self.results[:rows]
         self.steps = -(-rows // self.batch)
         self.lending = LEND / self.steps
-        self.long = (self.bound.program.flops * rows > _KEPT
+        alone = self.steps * seconds(*work(self.bound.program, self.batch), 1)
+        self.long = (self.bound.program.flops * rows > _KEPT or alone > _TRIED
                      or self.bound.pace(self.threads, self.batch, self.lending).count > 1)
         cells[self.rows_cell], cells[self.batch_cell], cells[self.steps_cell] = rows, self.batch, self.steps
         self._take(1)
@@ -177,8 +179,8 @@ class Brief:
             with deferred_interrupts():
                 started = perf_counter()
                 self.team.run(workers)
-                seconds = perf_counter() - started
-            pace.tell(workers, self.steps, seconds)
+                elapsed = perf_counter() - started
+            pace.tell(workers, self.steps, elapsed)
         else:
             self.call(self.job_address)
         return self.shared[DONE] == self.steps
