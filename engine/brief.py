@@ -173,7 +173,7 @@ class Brief:
         """Run what was loaded; whether all of it was done."""
         if self.long:
             pace = self.bound.pace(self.threads, self.batch, self.lending)
-            workers = min(pace.count, self.bound.most)
+            workers = pace.count
             if workers != self.workers:
                 self._take(workers)
             with deferred_interrupts():

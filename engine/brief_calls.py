@@ -29,14 +29,10 @@ class BriefCalls:
                 self._small[goal, form] = ranges, most_rows(both, ranges) if ranges else 0
             ranges, most = self._small[goal, form]
             if rows <= most:
-                least, _ = self.net.least_rows(goal == "train")
-                if program is both.few:
-                    most = min(most, both.few_rows)
-                elif program is both.many:
-                    least, most = max(least, both.many_rows), min(most, max(rows, _LIKELY_ROWS))
-                else:
-                    least, most = max(least, both.few_rows + 1), min(most, max(rows, _LIKELY_ROWS))
-                    most = min(most, both.many_rows - 1) if both.many else most
+                first, last = both.span(program)
+                least, most = max(self.net.least_rows(goal == "train")[0], first), min(most, last)
+                if program is not both.few:
+                    most = min(most, max(rows, _LIKELY_ROWS))
                 at_once = most if goal == "train" or self._by_batch() else min(most, PREDICT_ROWS)
                 bound = self._backend.bind_apart(program, at_once, checks(ranges))
                 brief = Brief(bound, most, ranges, least, strict=goal == "train", threads=self.threads)

@@ -231,9 +231,8 @@ class _Bound:
         inner, moving = self.body.inner, []
         for worker in range(GROUPS):
             for instruction in inner:
-                names = _jit.operands(instruction.kernel)
                 row = self.table[numbers[instruction, worker], _jit.HEADER :]
-                for name, cell in zip(names, range(len(names)), strict=True):
+                for cell, name in enumerate(_jit.operands(instruction.kernel)):
                     value = instruction.operands.get(name)
                     if isinstance(value, Buffer) and value not in self.near_places:  # flat: a number for each row
                         moving.append((address(row[cell:]), row[cell], value.nbytes(1), 0))
@@ -271,7 +270,7 @@ class _Bound:
         cells, changes = changing(self.table, self.scalars, settings)
         changed = (0, 0, 0) if cells is None else (address(cells), address(changes), len(cells))
         pace = self.pace(threads, min(batch, rows))
-        workers = min(pace.count, self.most)
+        workers = pace.count
         self._make_contexts(workers)
         losses = np.empty(steps) if self.keeps_loss else np.zeros(steps)
         self.job[_STEPS] = (steps, start, rows, ahead(arrays, rows), batch, update, self.block, strict, _NO_GOAL,

@@ -16,8 +16,9 @@ _HOPELESS = 1.3  # times as slow that end a trial at the first reading
 class Pace:
     """The number of workers `count` for runs of one kind, at most `most`; whoever runs tells how long it took.
 
-    Every now and then a trial compares it with half or twice as many, in turns, by the better of their readings. After
-    a trial that changed nothing the next one waits twice as long.
+    Every now and then a trial compares it with half or twice as many, in turns, by the better of their readings. One
+    that was for the better is followed by one further on that way; after one that changed nothing the next waits twice
+    as long.
     """
 
     def __init__(self, count, most):
@@ -65,8 +66,8 @@ class Pace:
         if not hopeless and len(tried) < _READINGS:
             self.count = other if self.count == self._kept else self._kept
             return
-        better = not hopeless and min(tried) < _BETTER * min(kept)
-        self._wait = _FIRST if better else min(2 * self._wait, _LAST)
-        self._kept = self.count = other if better else self._kept
-        self._fewer = self._fewer if not better else other < self._kept
-        self._readings, self._spent = {}, 0.0
+        if not hopeless and min(tried) < _BETTER * min(kept):
+            self._fewer, self._kept, self._wait = other < self._kept, other, _FIRST
+        else:
+            self._wait = min(2 * self._wait, _LAST)
+        self.count, self._readings, self._spent = self._kept, {}, 0.0

@@ -1,5 +1,6 @@
 """A program: what a plan made of a graph, as data. Backends execute it; people read it."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -233,6 +234,13 @@ class Program:
         if self.many is not None and rows >= self.many_rows:
             return self.many
         return self.few if 0 < rows <= self.few_rows else self
+
+    def span(self, program):
+        """The least and the most rows, one or more, for which this one of the three is best."""
+        below = sys.maxsize if self.many is None else self.many_rows - 1
+        if program is self.many:
+            return self.many_rows, sys.maxsize
+        return (1, min(self.few_rows, below)) if program is self.few else (self.few_rows + 1, below)
 
     def listed(self):
         """The instructions, each with those that it runs before it."""

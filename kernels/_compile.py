@@ -1,13 +1,13 @@
 """From a kernel's Python source to object code, through Numba. Imported only when something is compiled."""
 
 import types as python_types
+from contextlib import contextmanager
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import compiler, types
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.llvm_bindings import create_pass_builder
 from numba.core.registry import cpu_target
 
 from . import _primitives
@@ -78,16 +78,27 @@ def _optimized(function, kind, name, machine):
     builder.ret_void()
     library.add_ir_module(module)
     if hasattr(library.codegen, "_pass_builder"):
-        library._optimize_final_module = lambda: _optimize(library, machine)
+        library._optimize_final_module = lambda: _optimize(library)
     library._finalize_final_module = lambda: None  # not into Numba's own memory, which would want the other kernels
-    library.finalize()
+    with _passes_for(library.codegen, machine):
+        library.finalize()
     return library._final_module
 
 
-def _optimize(library, machine):
-    """One full pass, for the processor of `Target`. Numba makes a cheaper one before it, to prune reference counts."""
-    passes = create_pass_builder(machine, opt=3, loop_vectorize=True, slp_vectorize=False)
-    passes.getModulePassManager().run(library._final_module, passes)
+@contextmanager
+def _passes_for(codegen, machine):
+    """Let passes choose for the processor of `Target`, not for what Numba makes of it."""
+    own, codegen._tm = codegen._tm, machine
+    try:
+        yield
+    finally:
+        codegen._tm = own
+
+
+def _optimize(library):
+    """One full pass. Numba makes a cheaper one before it, to prune reference counts; kernels have none."""
+    manager, passes = library.codegen._module_pass_manager()
+    manager.run(library._final_module, passes)
 
 
 class _Specializer:

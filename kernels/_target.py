@@ -40,7 +40,9 @@ class Target:
             "TILE": self.rows,
             "NARROW": max(self.rows, 8),  # two sums a cycle, each 4 cycles long, are 8 at a time
             "FUSED": self.fused,
-            "AHEAD": 16 if self.rows > 8 else 0,  # 16 registers are full of sums, and a request costs one
+            # A tile asks for a square of a panel while it takes 256 steps: see `gemm`. Measured with AVX-512; where
+            # there are but 16 registers they are full, and requests cost a sum its place.
+            "AHEAD": (2 * lanes) ** 2 * dtype.itemsize // 256 if self.lanes32 == 16 else 0,
             "ROUND": dtype.type(1.5 / np.finfo(dtype).eps),
         }
 

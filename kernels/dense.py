@@ -19,17 +19,16 @@ from .gemm import gemm, gemm_transposed
 from .parameters import update
 
 DENSE_GROUP = 4  # units that the optimizer takes at once
-_FAR_BYTES = 512 * 1024  # of weights that are not in the second-level cache when they are read again
+_FAR_BYTES = 512 * 1024  # of weights: see `far`
 _NEAR_BYTES = 256 * 1024  # of X that meet all of dY before the next do
 
 
 @kernel
 def dense_forward(x, x_panel, x_cols, w, y, y_panel, y_cols, finish, chain, context, low, high):
     """Y = finish(X W + b) for rows [low, high), then the instruction `chain` (an activation) on the same rows."""
-    size = (x_cols + 1) * PANEL
-    ahead = w + size * SIZE
-    if size * y_cols * SIZE < _FAR_BYTES * PANEL:
-        ahead = 0
+    size, ahead = (x_cols + 1) * PANEL, 0
+    if far(x_cols, y_cols):
+        ahead = w + size * SIZE
     gemm(x, x_panel, w, size, y, y_panel, w + x_cols * PANEL * SIZE, 0, size, finish, 0, 0, x_cols, y_cols,
          ints(context, CONTEXT)[SCRATCH], ahead, size, PANEL * PANEL, context, low, high)
     if chain:
@@ -58,16 +57,14 @@ def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
     cells = ints(context, CONTEXT)
     turned, zeros = cells[SCRATCH], cells[ZEROS]
     panel_size, first = (dx_cols + 1) * PANEL, panel * PANEL
-    width = min(PANEL, dx_width - first)
-    ahead = w + (first + PANEL) * PANEL * SIZE
-    if panel_size * dy_cols * SIZE < _FAR_BYTES * PANEL:
-        ahead = 0
+    width, ahead = min(PANEL, dx_width - first), 0
+    if far(dx_cols, dy_cols):
+        ahead = w + (first + PANEL) * PANEL * SIZE
     for o in range(0, dy_cols, LANES):
         square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
         if o % PANEL == 0:  # a panel's rows follow each other; to those of the next no prefetcher leads
-            for i in range(0, width, 64 // SIZE // PANEL or 1):
-                prefetch(square + (panel_size + i * PANEL) * SIZE)
-                prefetch(square + (panel_size + i * PANEL) * SIZE + 64)
+            for line in range(0, width * PANEL * SIZE, 64):
+                prefetch(square + panel_size * SIZE + line)
         for i in range(0, width, LANES):
             transpose(square + i * PANEL * SIZE, PANEL, turned + (o * PANEL + i) * SIZE, PANEL)
     if first + width > dx_cols:  # rows of the bias and of what follows were turned along
@@ -139,6 +136,11 @@ def _unit_gradient(x, dy, target, batch, rows, columns, context):
                 transpose(turned + (j * PANEL + i) * SIZE, PANEL, target + (i * PANEL + j) * SIZE, PANEL)
     else:
         gemm_transposed(x, dy, target, zeros, 0, batch, -(-columns // LANES), context, 0, rows)
+
+
+def far(inputs, outputs):
+    """Whether weights are so many that they are not in the second-level cache when they are read again."""
+    return (inputs + 1) * outputs * SIZE >= _FAR_BYTES
 
 
 def dense_scratch(panel, lanes):

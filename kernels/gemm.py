@@ -26,9 +26,11 @@ def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, fini
 
     The panels of each matrix are `<matrix>_panel` values apart, the rows of start `start_row` (0 repeats one row, as
     for a bias). `finish` is PLAIN, POSITIVE or WHERE_POSITIVE (of mask). Columns go by themselves where `line` is room
-    for one of B, depth numbers filled up to whole panels, and start is one row; with `line` 0 none does. `ahead` is
-    where what will be read after the first panel of B lies in memory, chunks of PANEL rows of a panel `ahead_chunk`
-    apart, and that after the next panel `ahead_panel` on; or 0, where all that is in cache.
+    for one of B, depth numbers filled up to whole panels, and start is one row; with `line` 0 none does.
+
+    `ahead` is where in memory that lies which is read after the first panel of B, squares of PANEL x PANEL numbers
+    `ahead_chunk` apart; what is read after the next panel lies `ahead_panel` on. Each tile asks for a square. 0 for
+    what is in cache.
     """
     tiled = columns
     if line:
@@ -54,7 +56,7 @@ def gemm(a, a_panel, b, b_panel, c, c_panel, start, start_row, start_panel, fini
             height, asked, chunk, chunks = tile_height(vectors), b_now, 0, 0
             if ahead and AHEAD:
                 asked = ahead + (panel * ahead_panel + k // PANEL * ahead_chunk) * SIZE
-                chunk, chunks = ahead_chunk * SIZE, block // PANEL
+                chunk, chunks = ahead_chunk * SIZE, -(-block // PANEL)
             m = low
             while m < high:  # `range` would divide by the height
                 tile(min(height, high - m), vectors, block, a_now + m * PANEL * SIZE, a_panel, b_now,

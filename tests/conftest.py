@@ -24,7 +24,7 @@ class Fixed(Pace):
 
 # The nets of the tests are worth one worker: let those that ask for more have them.
 cpu_backend._Bound.pace = lambda self, threads, *load: (
-    PACE(self, threads, *load) if threads is None else Fixed(threads, threads))
+    PACE(self, threads, *load) if threads is None else Fixed(min(threads, self.most), threads))
 hypothesis.settings.register_profile("hotloop", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("hotloop")
 
@@ -49,7 +49,7 @@ def worker():
 @pytest.fixture
 def step_by_step(monkeypatch):
     """A callback after every step."""
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
 
 
 @pytest.fixture

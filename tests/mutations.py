@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
 GATES, EXPONENTIAL, WAVES = "kernels/gates.py", "kernels/exponential.py", "kernels/trigonometry.py"
 SMOOTH, PIECES, ROWWISE = "kernels/activations.py", "kernels/piecewise.py", "kernels/softmax.py"
-UPDATES, VECTORS = "kernels/optimizers.py", "kernels/_vectors.py"
+UPDATES, TILES = "kernels/optimizers.py", "kernels/_tiles.py"
 ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
 NUMBERS, BINARY, CLASSES = "kernels/regression_losses.py", "kernels/binary_losses.py", "kernels/class_losses.py"
 ROWS, LOSS, PRODUCT, CASES = (("tests/test_ops.py", "-k", words) for words in (
@@ -36,6 +36,7 @@ LARGEST = ("tests/test_general_graphs.py", "-k", "largest")
 PADDING = ("tests/test_network_ops.py", "-k", "padding")
 LINES = ("tests/test_rows.py", "-k", "few_columns or fade")
 ORDER, ORDERS = "engine/order.py", ("tests/test_order.py",)
+ENTROPY, BATCHES, PACES = "kernels/cross_entropy.py", ("tests/test_groups.py",), ("tests/test_pace.py",)
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
@@ -48,7 +49,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (GEMM, "(panel * b_panel + k * PANEL) * SIZE", "panel * b_panel * SIZE", PANELS),
     (GEMM, "(c, PANEL) if k > 0 else", "(c, PANEL) if k > _BLOCK else", PANELS),
     (GEMM, "last = finish if k + block == depth else PLAIN", "last = finish", PANELS),
-    (VECTORS, 'fcmp_ordered(">", gate, zero)', 'fcmp_ordered(">=", gate, zero)', SLOPES),
+    (TILES, 'fcmp_ordered(">", gate, zero)', 'fcmp_ordered(">=", gate, zero)', SLOPES),
     (SMOOTH, "return 1.0 - y * y", "return 1.0 + y * y", ROWS),
     (SMOOTH, "return y * (1.0 - y)", "return -y * (1.0 - y)", ROWS),
     (GATES, "return fma(_ROOT, n, ratio / (1.0 - n))", "return ratio / (1.0 - n)", ROWS),
@@ -73,10 +74,10 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (NUMBERS, "select(x < y, -1.0, x - y)", "select(x < y, 1.0, x - y)", SLOPES),
     (NUMBERS, "p * (d - 0.5 * p)", "p * (d - p)", LOSS),
     (BINARY, "* select(x < 0.0, e, 1.0) - p * y", "* select(x < 0.0, e, 1.0) + p * y", LOSS),
-    (CLASSES, "every[place] = every[place] - weights[i]", "every[place] = every[place] - factor", LOSS),
-    (CLASSES, "totals[i] = masses[i] / totals[i]", "totals[i] = 1.0 / totals[i]", LOSS),
+    (ENTROPY, "every[place] = every[place] - weights[i]", "every[place] = every[place] - factor", LOSS),
+    (ENTROPY, "totals[i] = masses[i] / totals[i]", "totals[i] = 1.0 / totals[i]", LOSS),
     (CLASSES, "every[labels[i] * group + i] = -totals[i]", "every[labels[i] * group + i] = 0.0", LOSS),
-    (CLASSES, "kept * wanted[i] + spread", "wanted[i] + spread", LOSS),
+    (ENTROPY, "kept * wanted[i] + spread", "wanted[i] + spread", LOSS),
     (CLASSES, "slopes[label] = slopes[label] - pushed", "slopes[label] = -pushed", LOSS),
     (LOSSES, "    if label == ignored:", "    if label < ignored:", LOSS),
     (LOSSES, "row_of(order, cells[START] + i)", "cells[START] + i", WEIGHTS),
@@ -105,7 +106,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
      "reals(y, count)\n        for k in range(count):\n            shifts", LINES),
     ("kernels/_rows.py", "make_edge(x, x_panel, columns, -_INFINITY,", "make_edge(x, x_panel, columns, 0.0,", LINES),
     (ROWWISE, "fill_line(line, added_line(line))", "fill_line(line, line[0])", LINES),
-    (CLASSES, "slope[0] = slope[0] - weights[i]", "slope[0] = slope[0] - factor", LINES),
+    (ENTROPY, "slope[0] = slope[0] - weights[i]", "slope[0] = slope[0] - factor", LINES),
     (EXPONENTIAL, "select(n < _GONE[0], 0.0, fma(m, power, power))", "fma(m, power, power)", LINES),
     (EXPONENTIAL, "single=(-105.0, 89.0)", "single=(-87.0, 89.0)", ELEMENTARY),
     (EXPONENTIAL, "select(x * x == 0.0,", "select(x == 0.0,", ELEMENTARY),
@@ -137,8 +138,8 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (GEMM, "columns % LANES > LANES // 4", "columns % LANES >= LANES // 4", PANELS),
     (GEMM, "for k in range(depth, size):", "for k in range(size, size):", PANELS),
     (GEMM, "start + (column // PANEL * start_panel + column % PANEL) * SIZE", "start", PANELS),
-    (VECTORS, "builder.select(held, left, ir.Constant(self.vector, None))", "left", PANELS),
-    (VECTORS, "builder.select(builder.icmp_signed(\"<\", I64(i), m), I64(i), last)", "I64(i)", PANELS),
+    (TILES, "builder.select(held, left, ir.Constant(self.vector, None))", "left", PANELS),
+    (TILES, "builder.select(builder.icmp_signed(\"<\", I64(i), m), I64(i), last)", "I64(i)", PANELS),
     ("kernels/_panels.py", "return rows + LANES - 1 & -LANES", "return rows & -LANES", LOSS),
     ("kernels/data.py", "taken = place <= last", "taken = place < last", ORDERS),
     (ORDER, "known.start - epochs.start, known.start - before.start", "known.start - epochs.start, 0", ORDERS),
@@ -158,6 +159,23 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
         "tests/test_networks.py", "-k", "weighed")),
     ("engine/class_losses.py", "counted = y != self.ignore_index", "counted = y > self.ignore_index", (
         "tests/test_losses.py",)),
+    (DENSE, "near = min(most, strips - first_strip)", "near = most", BATCHES),
+    (DENSE, "panel, strip = spot // near, first_strip + spot % near", "panel, strip = spot // near, spot % near", (
+        "tests/test_bounds.py", "tests/test_training.py")),
+    ("kernels/groups.py", "size, start + begin, rest - begin", "size, start, rest - begin", BATCHES),
+    ("kernels/groups.py", "batch * (group + 1) // GROUPS", "batch // GROUPS * (group + 1)", BATCHES),
+    ("kernels/groups.py", "            gradient[i] = 0.0", "            gradient[i] = gradient[i]", BATCHES),
+    ("kernels/groups.py", "range(1, GROUPS)", "range(2, GROUPS)", BATCHES),
+    ("kernels/groups.py", "            status |= call(", "            status = call(", BATCHES),
+    ("engine/groups.py", "replace(instruction, units=0) for", "instruction for", BATCHES),
+    ("engine/groups.py", 'if "key" in _jit.operands(part.kernel):', "if False:", BATCHES),
+    ("engine/program.py", "return (1, min(self.few_rows, below))", "return (1, self.few_rows + 1)", BATCHES),
+    ("engine/program.py", "self.layout.lanes * self.layout.panel\n", "0\n", ("tests/test_bounds.py",)),
+    ("engine/cpu_backend.py", "            if self.owners[number] is None:\n", "            if True:\n", BATCHES),
+    ("engine/pace.py", "other < self._kept, other, _FIRST", "other > self._kept, other, _FIRST", PACES),
+    ("engine/pace.py", "if workers != self.count or not steps:", "if not steps:", PACES),
+    ("kernels/walk.py", "    before = flush_subnormals()", "    before = 8064", ("tests/test_walk.py", "-k", "moments")),
+    ("kernels/walk.py", "    restore_rounding(before)", "    pass", ("tests/test_walk.py", "-k", "moments")),
     ("kernels/walk.py", " or number == phase_count - 1:", ":", EXECUTOR),
     ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), units)", "high = units", EXECUTOR),
 ]

@@ -14,14 +14,14 @@ from hotloop import cpu_backend, graph_cpu
 
 protect, kept = ctypes.CDLL(None).mprotect, []
 
-def guarded(size):
+def guarded(size, line=64):
     page = mmap.PAGESIZE
     pages = -(-max(size, 1) // page)
     memory = mmap.mmap(-1, (pages + 1) * page)
     array = np.frombuffer(memory, np.uint8)
     assert protect(ctypes.c_void_p(array.ctypes.data + pages * page), ctypes.c_size_t(page), 0) == 0
     kept.append((memory, array))
-    first = (pages * page - size) // 64 * 64
+    first = (pages * page - size) // line * line
     return array[first : first + size]
 
 cpu_backend.aligned_zeros = graph_cpu.aligned_zeros = guarded
@@ -31,7 +31,8 @@ def use(widths, batch, optimizer, dtype):
     for sizes in zip(widths, widths[1:]):
         layers += [hl.Dense(*sizes), hl.Tanh()]
     trainer = hl.Trainer(hl.Sequential(*layers[:-1], seed=0), hl.MSELoss(), optimizer, batch_size=batch, dtype=dtype)
-    X, Y = np.ones((2 * batch + 1, widths[0])), np.ones((2 * batch + 1, widths[-1]))
+    X, Y = (guarded((2 * batch + 1) * columns * np.dtype(dtype).itemsize, 1).view(dtype).reshape(-1, columns)
+            for columns in (widths[0], widths[-1]))
     trainer.fit(X, Y)
     trainer.step(X[:batch], Y[:batch]), trainer.gradients(X, Y), trainer.evaluate(X, Y)
     trainer.predict(X), trainer.predict(X[:1])

@@ -86,7 +86,7 @@ class SaveAt:
 @pytest.mark.parametrize("backend", ["cpu", "numpy"])
 def test_continues_in_the_middle_of_an_epoch(path, monkeypatch, backend, optimizer, batch):
     X, y = data()
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)  # a callback after every batch
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)  # a callback after every batch
     whole, half = (make(OPTIMIZERS[optimizer](), backend=backend) for _ in range(2))
     losses = whole.fit(X, y, epochs=4).loss
     half.fit(X, y, epochs=4, callbacks=[SaveAt(path, 2, batch)])
@@ -99,7 +99,7 @@ def test_continues_in_the_middle_of_an_epoch(path, monkeypatch, backend, optimiz
 
 def test_saving_changes_nothing(path, monkeypatch):
     X, y = data()
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
     plain, saving = make(), make()
     plain.fit(X, y, epochs=2)
     saving.fit(X, y, epochs=2, callbacks=[type("Save", (), {"on_batch_chunk": lambda _, t, logs: hl.save(t, path)})()])
@@ -112,7 +112,7 @@ COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("backend", ["cpu", "numpy"])
 def test_a_copy_goes_on_alone(monkeypatch, backend, copied):
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
     X, y = data()
     trainer = make(backend=backend)
     assert_same(copied(trainer), trainer)

@@ -101,7 +101,7 @@ def test_the_same_in_processes_with_different_hashes(dtype):
 def test_chunks_of_any_length(optimizer, dtype, backend, monkeypatch):
     digests = set()
     for seconds in (0, 1e-4, 1e3):
-        monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", seconds)
+        monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", seconds)
         digests.add(fitted(optimizer, dtype, backend=backend))
     assert len(digests) == 1
 
@@ -145,7 +145,7 @@ def test_order_is_a_permutation_that_changes(backend):
             self.orders[-1].append(int(np.argmin(np.abs(np.subtract(own, loss)))))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+        patch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
         trainer.fit(x, y, epochs=3, callbacks=[watch := Watch()])
     assert [sorted(order) for order in watch.orders] == [list(range(20))] * 3
     assert len({tuple(order) for order in watch.orders}) == 3

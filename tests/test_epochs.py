@@ -33,7 +33,7 @@ def backend(request):
 
 @pytest.fixture(autouse=True)
 def long_runs(monkeypatch):
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 10)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 10)
 
 
 def runs(trainer, monkeypatch):
@@ -106,7 +106,7 @@ def test_an_unfinished_epoch_is_the_first(monkeypatch, backend):
 
 @pytest.mark.parametrize("places", [1, ROWS, 2 * ROWS, 3 * ROWS - 1])
 def test_orders_take_bounded_memory(monkeypatch, places):
-    monkeypatch.setattr("hotloop.trainer._PLACES", places)
+    monkeypatch.setattr("hotloop.epochs._PLACES", places)
     one, other = make(), make()
     told = runs(one, monkeypatch)
     assert one.fit(*data("classes"), epochs=5).loss == other.fit(*data("classes"), 5, callbacks=[Listener()]).loss
@@ -116,7 +116,7 @@ def test_orders_take_bounded_memory(monkeypatch, places):
 
 
 def test_runs_are_as_long_as_they_may(monkeypatch):
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
     one, other = make(), make()
     told = runs(one, monkeypatch)
     assert one.fit(*data("classes"), epochs=3).loss == other.fit(*data("classes"), 3, callbacks=[Listener()]).loss

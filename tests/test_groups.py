@@ -88,6 +88,31 @@ def test_steps_and_epochs_leave_the_same_bits(always, dtype):
         other.step(X, y)
 
 
+@pytest.mark.parametrize("make", [plain, normed, weighted])
+def test_gradients_are_the_reference_s(always, dtype, make):
+    found = []
+    for backend in ("numpy", "cpu"):
+        trainer, _, _, data = trained(make, backend, dtype, 3, batch=1000)
+        trainer.net.load_state_dict(make()[0].state_dict())
+        if backend == "cpu":
+            program = trainer._programs[next(key for key in trainer._programs if key[0] == "train")]
+            assert program.many is program.best(ROWS)
+        found.append(trainer.gradients(*data))
+    for name, expected in found[0].items():
+        close(found[1][name], expected, dtype, "training", ROWS, scale=1)
+
+
+def test_each_number_of_rows_has_one_program():
+    for widths, rows in (((5, 20, 3), 4000), ((300, 300, 3), 4000)):
+        layers = [layer for sizes in zip(widths, widths[1:], strict=False) for layer in (hl.Dense(*sizes), hl.ReLU())]
+        trainer = hl.Trainer(hl.Sequential(*layers[:-1]), hl.MSELoss(), hl.SGD(), threads=64)
+        trainer.program(np.ones((2, widths[0])), np.ones((2, widths[-1])))
+        both = trainer._programs[next(key for key in trainer._programs if key[0] == "train")]
+        variants = [program for program in (both.few, both, both.many) if program is not None]
+        for count in range(1, rows):
+            assert [one for one in variants if both.span(one)[0] <= count <= both.span(one)[1]] == [both.best(count)]
+
+
 def test_numbers_that_are_not_finite_change_nothing(always):
     trainer, _, _, (X, y) = trained(plain, "cpu", "float32", 2)
     trainer.check_finite = False

@@ -23,6 +23,8 @@ FORMS = [(name, case, form) for name, form in OPERANDS.items() for case in OPS[n
 FORMS += [(name, {}, form) for name, form in (("affine", "xw"), ("prelu", "x1"), ("prelu_backward", "xx1"),
                                               ("prelu_weight_gradient", "xx1"))]
 SHAPES = [(1, 1), (2, 10), (3, 20), (7, 10), (7, 30), (31, 40), (65, 30), (130, 10), (1000, 100), (3, 2000)]
+SHAPED = [(*form, shape) for form in FORMS for shape in SHAPES  # pools have no half
+          if not (form[0].startswith(("glu", "maxout")) and shape[1] % 10)]
 KEY, UPDATE = -(2**62) - 5, 2**40 + 3
 
 
@@ -85,12 +87,9 @@ def scale_of(name, case, operands, expected):
     return largest
 
 
-@pytest.mark.parametrize(("name", "case", "form"), FORMS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("name", "case", "form", "shape"), SHAPED, ids=str)
 def test_kernels_equal_their_references(name, case, form, shape, dtype, worker):
     """Whole, and cut into pieces that give the same bits; padding of gradients stays zero."""
-    if name.startswith(("glu", "maxout")) and shape[1] % 10:
-        pytest.skip("an odd number of features")
     generator, op = np.random.default_rng(sum(shape)), OPS[name]
     pool = 2 if name.startswith("glu") else case.get("pool", 1)
     operands = [draw(generator, letter, shape, shape[1] // pool, dtype) if letter != "k" else (KEY, UPDATE)

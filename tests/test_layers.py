@@ -58,7 +58,7 @@ def test_any_number_of_threads_and_any_chunks(name, dtype, monkeypatch):
     x, y = data()
     found = set()
     for threads, seconds in ((1, 1e3), (2, 0), (3, 1e-4), (5, 1e3)):
-        monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", seconds)
+        monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", seconds)
         trainer = make(name, threads=threads, dtype=dtype)
         found.add(bits(trainer, trainer.fit(x, y, epochs=3).loss, trainer.predict(x)))
     assert len(found) == 1
@@ -93,7 +93,7 @@ def test_files_copies_and_pickles_go_on(name, backend, tmp_path):
                 trainer.stop()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+        patch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
         trainer = make(name, backend=backend)
         trainer.fit(x, y, callbacks=[Stop()])
     assert trainer.updates == 4

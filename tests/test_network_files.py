@@ -35,7 +35,7 @@ WAYS = {"file": through_a_file, "pickle": lambda trainer, path: pickle.loads(pic
 @pytest.mark.parametrize("make", NETS, ids=lambda make: make.__name__)
 def test_training_goes_on_from_the_middle_of_an_epoch(make, way, tmp_path, monkeypatch):
     """Bit for bit, of a network that the copy describes alike."""
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
     backend = BACKENDS[(NETS.index(make) + len(way)) % 2]
     trainer = trainer_of(network(make), hl.NAdam(lr=0.01), backend=backend, clip_norm=0.5, l2=0.1)
     if trainer.net.several[1] is not None:

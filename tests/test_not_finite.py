@@ -45,7 +45,7 @@ def test_training_stops_at_nan(backend, loss, y, threads):
 
 
 def test_history_forgets_an_epoch_that_failed(backend, monkeypatch):
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 0)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
     trainer = make(backend, check_finite=False, shuffle=False)
     with pytest.raises(hl.NonFiniteError):
         trainer.fit(holding(np.nan, row=12), LABELS)

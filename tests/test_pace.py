@@ -1,5 +1,7 @@
 """How the number of workers is found by the clock."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,13 @@ def test_the_best_number_is_found_from_any_guess(guess, best):
     chosen = Pace(guess, 64)
     run(chosen, lambda count: 1e-5 * (1 + abs(np.log2(count / best))))
     assert 1 / 1.5 <= chosen.count / best <= 1.5
+
+
+def test_what_was_for_the_better_is_followed_at_once():
+    counts = run(Pace(64, 64), lambda count: 1e-5 * count, runs=1000)
+    tried = [count for count, _ in itertools.groupby(counts)]
+    assert tried[:7] == [64, 32, 64, 32, 16, 32, 16]  # one trial a step, none of them the other way
+    assert 1 in tried
 
 
 def test_trials_take_little_of_the_time_and_become_rare():
@@ -57,8 +66,8 @@ def test_a_trainer_that_tries_numbers_of_workers_computes_the_same(monkeypatch):
     monkeypatch.setattr(pace, "_FIRST", 0.0)
     monkeypatch.setattr(pace, "_LAST", 0.0)
     monkeypatch.setattr(pace, "PORTION", 1e-5)
-    monkeypatch.setattr("hotloop.trainer.PORTION", 1e-5)
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 2e-5)
+    monkeypatch.setattr("hotloop.epochs.PORTION", 1e-5)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 2e-5)
     monkeypatch.setattr("hotloop.cost.cores", lambda: 4)
     monkeypatch.setattr("hotloop.team.spare", lambda: 4)
     taken, told = set(), Pace.tell

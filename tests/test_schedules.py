@@ -122,7 +122,7 @@ def test_updates_have_the_rates_of_the_schedule(kind, backend, step_by_step):
 def test_chunks_leave_no_trace(kind, backend, monkeypatch):
     trainers = [make(every_kind()[kind], optimizer(), backend) for _ in range(2)]
     for trainer, seconds in zip(trainers, (0, 10), strict=True):
-        monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", seconds)
+        monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", seconds)
         trainer.fit(*data(), epochs=4)
     same(*trainers)
 

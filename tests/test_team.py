@@ -215,7 +215,7 @@ def test_trainers_at_once_share_the_cores(monkeypatch):
     expected = trainer(threads=1).fit(*data(), epochs=60).loss
     monkeypatch.setattr(team, "_cores", lambda: 3)
     monkeypatch.setattr("hotloop.cost.workers", lambda program, rows, most, lending: most)
-    monkeypatch.setattr("hotloop.trainer._CHUNK_SECONDS", 1e-4)
+    monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 1e-4)
     found = []
     together(*[lambda: found.append(trainer(threads=None).fit(*data(), epochs=60).loss)] * 4)
     assert found == [expected] * 4

@@ -203,9 +203,9 @@ def interrupt(backend, threads, attempts, seconds):
     """Send SIGINT into `attempts` endless calls of fit, then repeat as many updates without interruption."""
     import random
 
-    import hotloop.trainer
+    import hotloop.epochs
 
-    hotloop.trainer._CHUNK_SECONDS = seconds
+    hotloop.epochs._CHUNK_SECONDS = seconds
     x, y = data()
     trainer, twin = make(backend=backend, threads=threads), make(backend=backend, threads=threads)
     trainer.fit(x, y)
@@ -228,7 +228,7 @@ def interrupt(backend, threads, attempts, seconds):
                 twin.stop()
 
     twin.fit(x, y, epochs=trainer.updates // updates_an_epoch)
-    hotloop.trainer._CHUNK_SECONDS = 0
+    hotloop.epochs._CHUNK_SECONDS = 0
     if twin.updates < trainer.updates:
         twin.fit(x, y, epochs=2, callbacks=[Stop()])
     state, expected = trainer.state_dict(), twin.state_dict()
