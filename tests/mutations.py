@@ -37,6 +37,7 @@ PADDING = ("tests/test_network_ops.py", "-k", "padding")
 LINES = ("tests/test_rows.py", "-k", "few_columns or fade")
 ORDER, ORDERS = "engine/order.py", ("tests/test_order.py",)
 ENTROPY, BATCHES, PACES = "kernels/cross_entropy.py", ("tests/test_groups.py",), ("tests/test_pace.py",)
+MOMENTS = ("tests/test_walk.py", "-k", "moments")
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
@@ -174,8 +175,8 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("engine/cpu_backend.py", "            if self.owners[number] is None:\n", "            if True:\n", BATCHES),
     ("engine/pace.py", "other < self._kept, other, _FIRST", "other > self._kept, other, _FIRST", PACES),
     ("engine/pace.py", "if workers != self.count or not steps:", "if not steps:", PACES),
-    ("kernels/walk.py", "    before = flush_subnormals()", "    before = 8064", ("tests/test_walk.py", "-k", "moments")),
-    ("kernels/walk.py", "    restore_rounding(before)", "    pass", ("tests/test_walk.py", "-k", "moments")),
+    ("kernels/walk.py", "    before = flush_subnormals()", "    before = 8064", MOMENTS),
+    ("kernels/walk.py", "    restore_rounding(before)", "    pass", MOMENTS),
     ("kernels/walk.py", " or number == phase_count - 1:", ":", EXECUTOR),
     ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), units)", "high = units", EXECUTOR),
 ]

@@ -1,13 +1,20 @@
 """Large batches of small nets, taken in groups of rows: what comes out, for whom it is done, and from when on."""
 
+import ctypes
+
 import numpy as np
 import pytest
 from tolerances import close
 
 import hotloop as hl
 from hotloop import groups
-from hotloop.kernels.groups import GROUPS
+from hotloop.kernels import walk
+from hotloop.kernels._context import BATCH, REST, START, WORKER
+from hotloop.kernels._jit import HEADER
+from hotloop.kernels.groups import GROUPS, MOVING
+from hotloop.kernels.groups import groups as kernel
 
+CALLBACK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
 ROWS = 203
 
 
@@ -86,6 +93,42 @@ def test_steps_and_epochs_leave_the_same_bits(always, dtype):
     y[3] = 7
     with pytest.raises(ValueError, match="7"):
         other.step(X, y)
+
+
+@pytest.mark.parametrize("failing", [None, 0, 1])
+def test_a_group_is_taken_in_even_parts_instruction_by_instruction(worker, failing):
+    """By two instructions, of rows and of units, of a second worker; one address moves with the rows, one by groups."""
+    seen, place = [], worker(batch=50)
+    place.cells[[START, REST, WORKER]] = 300, 700, 1
+
+    def note(row, context, low, high):
+        number = (row - rows.ctypes.data) // rows.itemsize // rows.shape[1]
+        seen.append((number, low, high, *place.cells[[BATCH, START, REST]].tolist(), *rows[2:, HEADER].tolist()))
+        return -1 if failing == number - 2 and len(seen) < 3 else 0
+
+    note = CALLBACK(note)
+    rows = np.zeros((4, HEADER + 1), np.int64)
+    rows[:, 0] = ctypes.cast(note, ctypes.c_void_p).value
+    rows[3, 1] = 9  # units
+    moving = np.zeros((2, 2, MOVING), np.int64)
+    moving[1] = [[rows[2, HEADER:].ctypes.data, 5000, 10, 0], [rows[3, HEADER:].ctypes.data, 9000, 0, 100]]
+    slots = np.full((GROUPS, 7), np.nan, np.float32)
+    status = place.run(kernel, 1, 3, rows=rows, row_bytes=rows.strides[0], count=2, stride=2 * rows.strides[0],
+                       moving=moving, moving_count=2, height=2, slots=slots, elements=7)
+    assert status == (0 if failing is None else -1)
+    expected = []
+    for group, begin, size in ((1, 3, 2), (1, 5, 1), (2, 6, 2), (2, 8, 1)):
+        state = (size, 300 + begin, 700 - begin, 5000 + 10 * begin, 9000 + 100 * group)
+        expected += [(2, 0, size, *state), (3, 0, 9, *state)]
+    assert seen == expected
+    assert place.cells[[BATCH, START, REST]].tolist() == [50, 300, 700]
+    assert np.isnan(slots[0]).all() and not slots[1:3].any() and np.isnan(slots[3:]).all()
+
+
+def test_groups_are_dealt_out_evenly(always):
+    trainer, _, _, data = trained(plain, "cpu", "float32", 2)
+    bound = trainer._backend.bind(trainer.program(*data))
+    assert bound.phases[0, [walk.KIND, walk.COUNT, walk.COST]].tolist() == [walk.UNITS, 1, GROUPS]
 
 
 @pytest.mark.parametrize("make", [plain, normed, weighted])

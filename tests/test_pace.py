@@ -57,7 +57,7 @@ def test_long_steps_and_one_core_are_not_tried():
 def test_runs_of_another_number_and_of_no_steps_say_nothing():
     chosen = Pace(2, 2)
     for _ in range(1000):
-        chosen.tell(1, 100, 1.0)
+        chosen.tell(1, 1000, 1.0)
         chosen.tell(2, 0, 1.0)
     assert chosen.count == 2 and not chosen.trying
 
