@@ -59,7 +59,7 @@ def test_runs_of_another_number_and_of_no_steps_say_nothing():
     for _ in range(1000):
         chosen.tell(1, 1000, 1.0)
         chosen.tell(2, 0, 1.0)
-    assert chosen.count == 2 and not chosen.trying
+        assert chosen.count == 2 and not chosen.trying
 
 
 def test_a_trainer_that_tries_numbers_of_workers_computes_the_same(monkeypatch):
