@@ -3,7 +3,7 @@ BIN = .venv/bin
 
 CASES = computation_graphs descent stochastic_descent backpropagation training_loop regression_and_classification
 
-.PHONY: train examples figures test bench peers lint
+.PHONY: train examples figures test test-oldest bench peers lint
 .NOTPARALLEL:
 
 train: .venv/.examples
@@ -17,6 +17,13 @@ figures: examples
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# The same on the oldest versions that pyproject.toml allows, in an environment of its own.
+test-oldest:
+	$(PYTHON) -m venv --clear build/oldest
+	sed -n 's/^dependencies = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr ',' '\n' | sed 's/>=/==/' > build/oldest/versions
+	build/oldest/bin/pip install -qq --disable-pip-version-check -c build/oldest/versions -e '.[test]'
+	build/oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 bench: .venv/.bench
 	$(BIN)/python -m asv_benchmarks.peers --quick
