@@ -39,7 +39,7 @@ def record():
 @pytest.mark.parametrize("task", TASKS, ids=str)
 def test_numpy_and_hotloop_find_what_the_reference_finds(task):
     names = (["numpy_peer.Predict", "hotloop_peer.Predict"] if task.goal == "predict"
-             else ["numpy_peer.Training", "hotloop_peer.Fit", "hotloop_peer.Step"])
+             else ["numpy_peer.Training", "hotloop_peer.Fit", "hotloop_peer.Ordered", "hotloop_peer.Step"])
     for name in names:
         made = Competitor(name, name, 1, ())(task)
         assert reference.check(task, name, made.results(), made.compared) <= reference.TOLERANCE

@@ -114,7 +114,8 @@ def competitors(goal, threads, compiled=False):
             ("JAX", "jax_peer.Predict", ("jax",)), ("ONNX Runtime", "onnx_peer.Predict", ("onnx", "onnxruntime")),
             ("ONNX Runtime bound", "onnx_peer.Bound", ("onnx", "onnxruntime"))]
     else:
-        ours, others = [(OWN, "hotloop_peer.Fit", None), ("hotloop step", "hotloop_peer.Step", None)], [
+        ours, others = [(OWN, "hotloop_peer.Fit", None), ("hotloop in order", "hotloop_peer.Ordered", None),
+                        ("hotloop step", "hotloop_peer.Step", None)], [
             ("NumPy", "numpy_peer.Training", ("numpy",)), ("torch eager", "torch_peer.Eager", ("torch",)),
             ("JAX jit", "jax_peer.Jit", ("jax",)), ("JAX scan", "jax_peer.Scan", ("jax",)),
             ("scikit-learn", "sklearn_peer.Training", ("sklearn",))]

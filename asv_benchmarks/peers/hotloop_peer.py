@@ -6,8 +6,8 @@ from .competitor import Prediction, Steps
 from .workloads import RATES, data, first_batches, weights
 
 
-def trainer(task, threads):
-    """A trainer with the first weights."""
+def trainer(task, threads, shuffle=True):
+    """A trainer with the first weights; one full batch needs no shuffle."""
     workload, layers = task.workload, []
     for inputs, outputs in workload.layers:
         layers += [hl.Dense(inputs, outputs), hl.Tanh() if workload.regression else hl.ReLU()]
@@ -16,16 +16,17 @@ def trainer(task, threads):
                          for name, array in zip(("weight", "bias"), layer, strict=True)})
     loss = hl.MSELoss() if workload.regression else hl.CrossEntropyLoss()
     optimizer = hl.Adam(lr=RATES["adam"]) if task.goal == "adam" else hl.SGD(lr=RATES["sgd"])
-    return hl.Trainer(net, loss, optimizer, batch_size=task.rows, threads=threads, shuffle=not workload.regression)
+    return hl.Trainer(net, loss, optimizer, batch_size=task.rows, threads=threads,
+                      shuffle=shuffle and not workload.regression)
 
 
 class Fit:
     """Whole epochs."""
 
-    compared = True
+    compared, shuffle = True, True
 
     def __init__(self, task, threads):
-        self.task, self.trainer = task, trainer(task, threads)
+        self.task, self.trainer = task, trainer(task, threads, self.shuffle)
         self.X, self.y = (array.reshape(-1, *array.shape[2:]) for array in data(task))
 
     def results(self):
@@ -35,6 +36,12 @@ class Fit:
     def run(self, count):
         """Train `count` epochs."""
         self.trainer.fit(self.X, self.y, epochs=count)
+
+
+class Ordered(Fit):
+    """Whole epochs of the batches as they lie, which the others are given."""
+
+    shuffle = False
 
 
 class Step(Steps):
