@@ -8,8 +8,8 @@
 Every matrix lies in panels of PANEL columns (two vectors), whose rows follow each other without a gap: a tile then
 reads and writes memory at fixed distances, in whole cache lines. Every element of C is one chain of fused
 multiply-adds in the order of k whatever the tile, the block or the thread, or LANES such chains, added up, in those
-columns that `dotted` counts; so results do not depend on how the work was cut. Blocks of _BLOCK steps of k keep what
-several tiles read in the first-level cache.
+columns that `dotted` counts; so results do not depend on how the work was cut. Blocks of steps of k keep what several
+tiles read in the first-level cache.
 """
 
 from ._jit import kernel
@@ -17,6 +17,7 @@ from ._primitives import AHEAD, LANES, NARROW, PANEL, SHALLOW, SIZE, TILE, dots,
 
 PLAIN, POSITIVE, WHERE_POSITIVE = 0, 1, 2  # what `finish` may be: see `tile`
 _BLOCK = 256
+_DEEP = 128  # of `gemm_transposed`: what all its tiles read, of A and of B, fills a quarter each
 
 
 @kernel
@@ -88,9 +89,10 @@ def dot_column(a, a_panel, b, depth, line, c, start, finish, mask, context, low,
 
 def dotted(columns, depth):
     """How many columns, the last, go by themselves: a few beyond whole vectors, with which a tile is mostly empty."""
-    if depth < 2 * LANES or columns % LANES > LANES // 4:
+    rest = columns % LANES
+    if rest > LANES // 4 or depth < min(rest, 2) * LANES:
         return 0
-    return columns % LANES
+    return rest
 
 
 @kernel
@@ -119,14 +121,14 @@ def gemm_transposed(a, b, c, start, start_row, depth, vectors, context, low, hig
     height = tile_height(vectors)
     k = 0
     while k == 0 or k < depth:
-        block = min(_BLOCK, depth - k)
+        block = min(_DEEP, depth - k)
         start_now, start_step = (c, PANEL) if k > 0 else (start, start_row)
         m = low
         while m < high:
             tile_transposed(min(height, high - m), vectors, block, a + (k * PANEL + m) * SIZE, b + k * PANEL * SIZE,
                             c + m * PANEL * SIZE, start_now + m * start_step * SIZE, start_step)
             m += height
-        k += _BLOCK
+        k += _DEEP
     return 0
 
 
