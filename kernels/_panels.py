@@ -6,17 +6,18 @@ over rows, and fill whole vectors however few columns there are.
 
 from ._context import CONTEXT, ZEROS
 from ._jit import kernel
-from ._primitives import LANES, PANEL, SIZE, ints, reals, select, transpose
+from ._primitives import LANES, PANEL, SIZE, ints, reals, select, transpose, transpose_edge, widen
 
 _GROUP_BYTES = 16384  # of scratch for one matrix: half of a first-level cache
 _TURN = 4  # vectors that LLVM lets a loop take in one turn
+_MOST = 256  # rows of a group
 BLOCK = 16  # columns that are added up by themselves before their sum joins the others
 
 
 def group_rows(columns, lanes, itemsize):
-    """Rows of a group: whole turns of a loop, as many as keep it in the first-level cache, at most 64, at least one."""
+    """Rows of a group: whole turns of a loop, as many as keep it in the first-level cache, at least one."""
     turn = _TURN * lanes
-    return max(turn, min(64, _GROUP_BYTES // itemsize // columns // turn * turn))
+    return max(turn, min(_MOST, _GROUP_BYTES // itemsize // columns // turn * turn))
 
 
 def group_size(columns, lanes, itemsize):
@@ -26,37 +27,43 @@ def group_size(columns, lanes, itemsize):
 
 @kernel
 def to_columns(x, x_panel, columns, target, stride, context, low, rows):
-    """target[c, i] = x[i, c], i < rows; target's columns are `stride` apart, `stride` a multiple of LANES."""
-    whole = rows - rows % LANES
+    """target[c, i] = x[i, c], i < rows; target's columns are `stride` apart, `stride` a multiple of LANES.
+
+    What fills up a column's last vector is of the last row, or, of a single column, what was there.
+    """
+    if columns == 1:
+        column = reals(target, rows)
+        for i in range(rows):
+            column[i] = reals(x + i * PANEL * SIZE, 1)[0]
+        return 0
+    full = rows - rows % LANES
     for first in range(0, columns, LANES):
-        source = x + (first // PANEL * x_panel + first % PANEL) * SIZE
-        for i in range(0, whole, LANES):
-            transpose(source + i * PANEL * SIZE, PANEL, target + (first * stride + i) * SIZE, stride)
-        block = reals(target + first * stride * SIZE, LANES * stride)
-        for i in range(whole, rows):
-            line = reals(source + i * PANEL * SIZE, LANES)
-            for j in range(LANES):
-                block[j * stride + i] = line[j]
+        source, goal = x + (first // PANEL * x_panel + first % PANEL) * SIZE, target + first * stride * SIZE
+        for i in range(0, full, LANES):
+            transpose(source + i * PANEL * SIZE, PANEL, goal + i * SIZE, stride)
+        if full < rows:
+            transpose_edge(source + full * PANEL * SIZE, PANEL, rows - full, goal + full * SIZE, stride, LANES)
     return 0
 
 
 @kernel
 def from_columns(source, stride, columns, y, y_panel, context, low, rows):
     """y[i, c] = source[c, i], i < rows, and zero in the columns that fill up the last vector."""
-    whole = rows - rows % LANES
-    for c in range(columns, -(-columns // LANES) * LANES):
-        padding = reals(source + c * stride * SIZE, stride)
+    if columns == 1:
         for i in range(rows):
+            widen(source + i * SIZE, 1, y + i * PANEL * SIZE)
+        return 0
+    full = rows - rows % LANES
+    for c in range(columns, -(-columns // LANES) * LANES):
+        padding = reals(source + c * stride * SIZE, whole(rows))
+        for i in range(whole(rows)):
             padding[i] = 0.0
     for first in range(0, columns, LANES):
-        target = y + (first // PANEL * y_panel + first % PANEL) * SIZE
-        for i in range(0, whole, LANES):
-            transpose(source + (first * stride + i) * SIZE, stride, target + i * PANEL * SIZE, PANEL)
-        block = reals(source + first * stride * SIZE, LANES * stride)
-        for i in range(whole, rows):
-            line = reals(target + i * PANEL * SIZE, LANES)
-            for j in range(LANES):
-                line[j] = block[j * stride + i]
+        given, target = source + first * stride * SIZE, y + (first // PANEL * y_panel + first % PANEL) * SIZE
+        for i in range(0, full, LANES):
+            transpose(given + i * SIZE, stride, target + i * PANEL * SIZE, PANEL)
+        if full < rows:
+            transpose_edge(given + full * SIZE, stride, LANES, target + full * PANEL * SIZE, PANEL, rows - full)
     return 0
 
 

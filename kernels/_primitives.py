@@ -253,6 +253,14 @@ def transpose(source, source_row, target, target_row):
         _array(target + j * target_row * SIZE, LANES, real)[:] = [row[j] for row in block]
 
 
+def transpose_edge(source, source_row, given, target, target_row, wanted):
+    """`transpose` of a source of `given` rows, whose last stands for those missing, to a target of `wanted` rows."""
+    block = [_array(source + min(i, given - 1) * source_row * SIZE, LANES, real) for i in range(LANES)]
+    columns = [[row[j] for row in block] for j in range(wanted)]
+    for j, column in enumerate(columns):
+        _array(target + j * target_row * SIZE, LANES, real)[:] = column
+
+
 _rooms = threading.local()
 
 

@@ -76,22 +76,39 @@ class Vectors:
         def emit(builder, source, source_row, target, target_row):
             size, lanes = I64(self.scalar_bytes), self.lanes
             source_row, target_row = builder.mul(source_row, size), builder.mul(target_row, size)
-            rows = [self._load(builder, builder.add(source, builder.mul(I64(i), source_row)), self.vector)
-                    for i in range(lanes)]
-            step = lanes // 2
-            while step:  # swap the off-diagonal step x step blocks
-                upper = [j if not j & step else lanes + j - step for j in range(lanes)]
-                lower = [j + step if not j & step else lanes + j for j in range(lanes)]
-                masks = [ir.Constant(ir.VectorType(I32, lanes), [I32(j) for j in order]) for order in (upper, lower)]
-                for i in range(lanes):
-                    if not i & step:
-                        pair = rows[i], rows[i + step]
-                        rows[i], rows[i + step] = (builder.shuffle_vector(*pair, mask) for mask in masks)
-                step //= 2
-            for j in range(lanes):
-                self._store(builder, rows[j], builder.add(target, builder.mul(I64(j), target_row)))
+            self._transpose(builder, [builder.add(source, builder.mul(I64(i), source_row)) for i in range(lanes)],
+                            [builder.add(target, builder.mul(I64(j), target_row)) for j in range(lanes)])
 
         return simple(types.void(*[types.int64] * 4), emit)
+
+    def make_transpose_edge(self):
+        def emit(builder, source, source_row, given, target, target_row, wanted):
+            places = []
+            for base, row, count in ((source, source_row, given), (target, target_row, wanted)):
+                row, last = builder.mul(row, I64(self.scalar_bytes)), builder.sub(count, I64(1))
+                numbers = [builder.select(builder.icmp_signed("<", I64(i), count), I64(i), last)
+                           for i in range(self.lanes)]
+                places.append([builder.add(base, builder.mul(number, row)) for number in numbers])
+            self._transpose(builder, *places)
+
+        return simple(types.void(*[types.int64] * 6), emit)
+
+    def _transpose(self, builder, sources, targets):
+        """The rows at `targets` are the columns of those at `sources`; of equal targets the first one counts."""
+        lanes = self.lanes
+        rows = [self._load(builder, place, self.vector) for place in sources]
+        step = lanes // 2
+        while step:  # swap the off-diagonal step x step blocks
+            upper = [j if not j & step else lanes + j - step for j in range(lanes)]
+            lower = [j + step if not j & step else lanes + j for j in range(lanes)]
+            masks = [ir.Constant(ir.VectorType(I32, lanes), [I32(j) for j in order]) for order in (upper, lower)]
+            for i in range(lanes):
+                if not i & step:
+                    pair = rows[i], rows[i + step]
+                    rows[i], rows[i + step] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+            step //= 2
+        for row, place in reversed(list(zip(rows, targets, strict=True))):
+            self._store(builder, row, place)
 
     def make_add_rows(self):
         def emit(builder, x, rows, vectors, total):

@@ -8,7 +8,7 @@ import numpy as np
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns, whole
-from ._primitives import LANES, PANEL, SIZE, ints, real, reals, select
+from ._primitives import LANES, PANEL, SIZE, copy, ints, real, reals, select
 from ._rows import BLOCK_ROWS, exp_rows, fill_line, max_rows, scale_rows
 from .class_losses import PLAIN, WEIGHTED, at, class_of, class_operands, class_weights, known_labels
 from .elementary import log
@@ -24,24 +24,28 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
     factor, z = factor_of(context, share, scale), ints(context, CONTEXT)[SCRATCH]
     group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
     top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
+    weight_of, cost = z + (size + 3 * group) * SIZE, z + (size + 4 * group) * SIZE
     for first in range(low, high, group):
         count, row = min(group, high - first), first * PANEL * SIZE
+        lines = whole(count)
         to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
         max_columns(z, group, x_cols, count, top, context)
-        labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
-        lines = whole(count)
-        every, tops, totals, weights = reals(z, size), reals(top, lines), reals(total, lines), reals(block, count)
+        labels, every, tops = ints(target + first * 8, count), reals(z, size), reals(top, lines)
+        totals, weights, costs = reals(total, lines), reals(weight_of, lines), reals(cost, lines)
         for i in range(count):
-            shares[i] = tops[i] - every[class_of(labels[i], ignored) * group + i]
+            costs[i] = tops[i] - every[class_of(labels[i], ignored) * group + i]
+        if sample or weight:
+            for i in range(count):
+                weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
+        else:
+            for i in range(count):
+                weights[i] = select(labels[i] == ignored, 0.0, 1.0)
         exp_columns(z, group, x_cols, count, top, total, block, True)
-        for i in range(count):
-            weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
         for i in range(lines):
-            tops[i] = log(totals[i] * RAISED[0])
-        for i in range(count):
-            shares[i] = (shares[i] + tops[i]) * weights[i]
+            costs[i] = (costs[i] + log(totals[i] * RAISED[0])) * weights[i]
             weights[i] = weights[i] * factor
             totals[i] = weights[i] / totals[i]
+        copy(loss + first * SIZE, cost, count)
         scale_columns(z, group, x_cols, count, total)
         for i in range(count):
             place = class_of(labels[i], ignored) * group + i

@@ -24,6 +24,13 @@ def gather(source, source_cols, order, y, y_panel, context, low, high):
     """y[i] = source[order[START + i]], row by row, into panels; without an order, source[START + i]."""
     cells, size = ints(context, CONTEXT), source_cols * SIZE
     start, last, ahead = cells[START], cells[REST] - 1, 1 + _UNDER_WAY // size
+    if source_cols <= PANEL:  # by itself, for the sake of what is the same for all rows
+        for i in range(low, high):
+            coming = source + row_of(order, start + max(i, min(i + ahead, last))) * size
+            prefetch(coming)
+            prefetch(coming + size - 1)
+            widen(source + row_of(order, start + i) * size, source_cols, y + i * PANEL * SIZE)
+        return 0
     for i in range(low, high):
         row = row_of(order, start + i)
         coming = source + row_of(order, start + max(i, min(i + ahead, last))) * size
