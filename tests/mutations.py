@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
 GATES, EXPONENTIAL, WAVES = "kernels/gates.py", "kernels/exponential.py", "kernels/trigonometry.py"
 SMOOTH, PIECES, ROWWISE = "kernels/activations.py", "kernels/piecewise.py", "kernels/softmax.py"
-UPDATES, TILES = "kernels/optimizers.py", "kernels/_tiles.py"
+UPDATES, TILES, TURNS = "kernels/optimizers.py", "kernels/_tiles.py", "kernels/_panels.py"
 ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
 NUMBERS, BINARY, CLASSES = "kernels/regression_losses.py", "kernels/binary_losses.py", "kernels/class_losses.py"
 ROWS, LOSS, PRODUCT, CASES = (("tests/test_ops.py", "-k", words) for words in (
@@ -101,7 +101,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (ADAM, "step = fma(of_slope, slope, of_mean * m)", "step = of_mean * m", UPDATE),
     (ADAM, "means[i] = fma(new2, change, mean)", "means[i] = aim", UPDATE),
     ("kernels/arithmetic.py", "return x + y", "return x", ROWS),
-    ("kernels/_panels.py", "range(first, min(first + BLOCK, columns))", "range(first, first + BLOCK)", LOSS),
+    (TURNS, "range(first, min(first + BLOCK, columns))", "range(first, first + BLOCK)", LOSS),
     ("kernels/_rows.py", "if (panel + 1) * PANEL > columns:", "if (panel + 2) * PANEL < columns:", LINES),
     ("kernels/_rows.py", "reals(y + panel * y_panel * SIZE, count)\n        for k in range(count):\n            shifts",
      "reals(y, count)\n        for k in range(count):\n            shifts", LINES),
@@ -141,7 +141,14 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (GEMM, "start + (column // PANEL * start_panel + column % PANEL) * SIZE", "start", PANELS),
     (TILES, "builder.select(held, left, ir.Constant(self.vector, None))", "left", PANELS),
     (TILES, "builder.select(builder.icmp_signed(\"<\", I64(i), m), I64(i), last)", "I64(i)", PANELS),
-    ("kernels/_panels.py", "return rows + LANES - 1 & -LANES", "return rows & -LANES", LOSS),
+    (TURNS, "return rows + LANES - 1 & -LANES", "return rows & -LANES", LOSS),
+    (TURNS, "full * PANEL * SIZE, PANEL, rows - full)", "full * PANEL * SIZE, PANEL, LANES)", LOSS),
+    (TURNS, "= reals(x + i * PANEL * SIZE, 1)[0]", "= reals(x + i * SIZE, 1)[0]", LOSS),
+    (TURNS, "widen(source + i * SIZE, 1, y", "widen(source + i * SIZE, 2, y", PADDING),
+    ("kernels/_vectors.py", "reversed(list(zip(rows, targets, strict=True)))", "zip(rows, targets, strict=True)", LOSS),
+    (ENTROPY, "if sample or weight:", "if weight:", LOSS),
+    (ENTROPY, "select(labels[i] == ignored, 0.0, 1.0)", "1.0", LOSS),
+    ("kernels/data.py", "row_of(order, start + i) * size, source_cols", "row_of(order, i) * size, source_cols", ORDERS),
     ("kernels/data.py", "taken = place <= last", "taken = place < last", ORDERS),
     (ORDER, "known.start - epochs.start, known.start - before.start", "known.start - epochs.start, 0", ORDERS),
     (ORDER, "if epoch not in known:", "if epoch not in before:", ORDERS),
