@@ -37,7 +37,7 @@ PADDING = ("tests/test_network_ops.py", "-k", "padding")
 LINES = ("tests/test_rows.py", "-k", "few_columns or fade")
 ORDER, ORDERS = "engine/order.py", ("tests/test_order.py",)
 ENTROPY, BATCHES, PACES = "kernels/cross_entropy.py", ("tests/test_groups.py",), ("tests/test_pace.py",)
-MOMENTS = ("tests/test_walk.py", "-k", "moments")
+MOMENTS, TURNED = ("tests/test_walk.py", "-k", "moments"), ("tests/test_panels.py",)
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
@@ -142,13 +142,13 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (TILES, "builder.select(held, left, ir.Constant(self.vector, None))", "left", PANELS),
     (TILES, "builder.select(builder.icmp_signed(\"<\", I64(i), m), I64(i), last)", "I64(i)", PANELS),
     (TURNS, "return rows + LANES - 1 & -LANES", "return rows & -LANES", LOSS),
-    (TURNS, "full * PANEL * SIZE, PANEL, rows - full)", "full * PANEL * SIZE, PANEL, LANES)", LOSS),
+    (TURNS, "full * PANEL * SIZE, PANEL, rows - full)", "full * PANEL * SIZE, PANEL, LANES)", TURNED),
     (TURNS, "= reals(x + i * PANEL * SIZE, 1)[0]", "= reals(x + i * SIZE, 1)[0]", LOSS),
-    (TURNS, "widen(source + i * SIZE, 1, y", "widen(source + i * SIZE, 2, y", PADDING),
+    (TURNS, "widen(source + i * SIZE, 1, y", "widen(source + i * SIZE, 2, y", TURNED),
     ("kernels/_vectors.py", "reversed(list(zip(rows, targets, strict=True)))", "zip(rows, targets, strict=True)", LOSS),
     (ENTROPY, "if sample or weight:", "if weight:", LOSS),
     (ENTROPY, "select(labels[i] == ignored, 0.0, 1.0)", "1.0", LOSS),
-    ("kernels/data.py", "row_of(order, start + i) * size, source_cols", "row_of(order, i) * size, source_cols", ORDERS),
+    ("kernels/data.py", "row_of(order, start + i) * size, source_cols", "row_of(order, i) * size, source_cols", TURNED),
     ("kernels/data.py", "taken = place <= last", "taken = place < last", ORDERS),
     (ORDER, "known.start - epochs.start, known.start - before.start", "known.start - epochs.start, 0", ORDERS),
     (ORDER, "if epoch not in known:", "if epoch not in before:", ORDERS),
