@@ -99,12 +99,8 @@ class Brief:
         self.call = _jit.brief_caller(walk.walk, np.float32)
         # views that take a third of NumPy's time to read or write a number
         self.cells, self.shared, self.losses = memoryview(self.job), memoryview(bound.shared), memoryview(self.loss)
-        table = bound.table.reshape(-1)
-        self.integers, self.reals = memoryview(table), memoryview(table.view(np.float64))
+        self.integers, self.reals = bound.integers, memoryview(bound.table.reshape(-1).view(np.float64))
         self.scalars = [(row * bound.width + cell, name) for row, cell, name in bound.scalars]
-        self.externals = {}  # cells of an array's address
-        for row, cell, name in bound.externals:
-            self.externals.setdefault(name, []).append(row * bound.width + cell)
         self.set(bound.program.settings)
 
     def load(self, *arrays):
@@ -147,7 +143,7 @@ class Brief:
             self.away.discard(name)
         else:
             self.away.add(name)
-        for cell in self.externals.get(name, ()):
+        for cell in self.bound.externals.get(name, ()):
             self.integers[cell] = place
 
     def _cut(self, rows):

@@ -153,7 +153,9 @@ class _Bound:
         kernels = [_jit.operands(instruction.kernel) for instruction in self.rows]
         self.width = _jit.HEADER + max(map(len, kernels), default=0)
         self.table = np.zeros((len(self.rows), self.width), np.int64)
-        self.externals, self.scalars = [], []  # (row, cell, name): what a run may change
+        self.integers = memoryview(self.table.reshape(-1))
+        self.externals = {}  # by name: the places among these that hold an array's address
+        self.scalars = []  # (row, cell, name): what a run may change
         self.constants = []  # arrays whose addresses stand in the table
         self.settings = None
         before = {}
@@ -211,7 +213,7 @@ class _Bound:
         if isinstance(value, str):
             return self.lasting.ctypes.data + _region(program, value) * program.elements * self.dtype.itemsize
         if isinstance(value, External):
-            self.externals.append((number, cell, value.name))
+            self.externals.setdefault(value.name, []).append(number * self.width + cell)
             return 0
         if isinstance(value, tuple | np.ndarray):
             self.constants.append(np.array(value, self.dtype) if isinstance(value, tuple) else value)
@@ -257,9 +259,10 @@ class _Bound:
         return np.array(phases, np.int64)
 
     def run(self, arrays, steps, start, rows, batch, update, strict, threads):
-        for number, cell, name in self.externals:
-            array = arrays.get(name) if name == "order" else arrays[name]
-            self.table[number, cell] = 0 if array is None else address(array)
+        for name, places in self.externals.items():
+            found = address(arrays.get(name) if name == "order" else arrays[name])
+            for place in places:
+                self.integers[place] = found
         settings = self.program.settings
         constant = {name: value for name, value in settings.items() if not isinstance(value, np.ndarray)}
         if self.settings != constant:
