@@ -9,6 +9,7 @@ model says, and their ratio; then what it says of 64 cores, and of a net ten tim
 
 import argparse
 import time
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -35,7 +36,8 @@ def measured(widths, batch, optimizer, workers, rounds):
     rows = batch * max(1, min(64, int(1e7 / batch / widths[0])))
     X, y = rng.standard_normal((rows, widths[0])).astype(np.float32), rng.integers(0, widths[-1], rows)
     net = trainer(widths, batch, optimizer, workers)
-    chosen, cpu_backend._Bound._workers = cpu_backend._Bound._workers, lambda self, threads, batch: workers
+    fixed = SimpleNamespace(count=workers, trying=False, tell=lambda *run: None)
+    chosen, cpu_backend._Bound.pace = cpu_backend._Bound.pace, lambda self, *load: fixed
     try:
         net.fit(X, y)
         found = []
@@ -46,23 +48,23 @@ def measured(widths, batch, optimizer, workers, rounds):
             found.append((time.perf_counter() - started) / epochs / (rows / batch))
         return float(np.quantile(found[1:], 0.25))
     finally:
-        cpu_backend._Bound._workers = chosen
+        cpu_backend._Bound.pace = chosen
 
 
 def predicted(widths, batch, optimizer, most):
     """Workers, at most so many, and seconds of a step with them, as the model has it."""
     X, y = np.zeros((1, widths[0]), np.float32), np.zeros(1, int)
-    parts = cost.work(trainer(widths, batch, optimizer).program(X, y), batch)
+    parts = cost.work(trainer(widths, batch, optimizer).program(X, y).best(batch), batch)
     return min((cost.seconds(*parts, count), count) for count in range(1, most + 1))[::-1], parts
 
 
-def main():
+def main(arguments=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", default=NETS, help="widths and batch such as 64-128-10@64, with commas between")
     parser.add_argument("--optimizer", default="sgd", choices=["sgd", "adam"])
     parser.add_argument("--rounds", type=int, default=9, help="of a twentieth of a second, from 2 on: 9")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.rounds < 2:
         parser.error("--rounds takes a number from 2 on: the first round only says how long one is")
     print("| net, batch | 1 worker | model | ratio | 2 workers | model | ratio | of 64 | model | ten times as wide |")

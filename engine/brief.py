@@ -95,6 +95,7 @@ class Brief:
         self.steps_cell, self.rows_cell, self.batch_cell = cells["steps"], cells["rows"], cells["batch"]
         self.update_cell, self.workers_cell, self.contexts_cell = cells["update"], cells["workers"], cells["contexts"]
         self.rows, self.workers, self.long, self.job_address = 0, 1, False, address(self.job)
+        self.short = 0  # rows of the largest batch that is known not to be long
         self.team = Team(walk.walk, self.job, bound.shared)
         self.call = _jit.brief_caller(walk.walk, np.float32)
         # views that take a third of NumPy's time to read or write a number
@@ -153,11 +154,17 @@ class Brief:
         self.answer = None if self.results is None else self.results[:rows]
         self.steps = -(-rows // self.batch)
         self.lending = LEND / self.steps
-        alone = self.steps * seconds(*work(self.bound.program, self.batch), 1)
-        self.long = (self.bound.program.flops * rows > _KEPT or alone > _TRIED
-                     or self.bound.pace(self.threads, self.batch, self.lending).count > 1)
+        self.long = rows > self.short and self._is_long()
+        if not self.long:
+            self.short = max(rows, self.short)
         cells[self.rows_cell], cells[self.batch_cell], cells[self.steps_cell] = rows, self.batch, self.steps
         self._take(1)
+
+    def _is_long(self):
+        """Whether others should not wait for such a batch, or it is worth several workers; some runs take less."""
+        program = self.bound.program
+        return (program.flops * self.rows > _KEPT or self.steps * seconds(*work(program, self.batch), 1) > _TRIED
+                or self.bound.pace(self.threads, self.batch, self.lending).count > 1)
 
     def _take(self, workers):
         """Let so many workers run."""
@@ -176,7 +183,7 @@ class Brief:
                 started = perf_counter()
                 self.team.run(workers)
                 elapsed = perf_counter() - started
-            pace.tell(workers, self.steps, elapsed)
+            pace.tell(workers, self.shared[DONE], elapsed)
         else:
             self.call(self.job_address)
         return self.shared[DONE] == self.steps

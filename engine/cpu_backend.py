@@ -154,7 +154,7 @@ class _Bound:
         self.width = _jit.HEADER + max(map(len, kernels), default=0)
         self.table = np.zeros((len(self.rows), self.width), np.int64)
         self.integers = memoryview(self.table.reshape(-1))
-        self.externals = {}  # by name: the places among these that hold an array's address
+        self.externals = {}  # by name: the places in `integers` that hold an array's address
         self.scalars = []  # (row, cell, name): what a run may change
         self.constants = []  # arrays whose addresses stand in the table
         self.settings = None

@@ -48,7 +48,7 @@ def to_columns(x, x_panel, columns, target, stride, context, low, rows):
 
 @kernel
 def from_columns(source, stride, columns, y, y_panel, context, low, rows):
-    """y[i, c] = source[c, i], i < rows, and zero in the columns that fill up the last vector."""
+    """y[i, c] = source[c, i], i < rows, and zero in columns that fill up the last vector, or a single one's panel."""
     if columns == 1:
         for i in range(rows):
             widen(source + i * SIZE, 1, y + i * PANEL * SIZE)

@@ -37,7 +37,7 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
         if sample or weight:
             for i in range(count):
                 weights[i] = row_weight(labels[i], sample, first + i, weight, ignored)
-        else:
+        else:  # a loop that fills vectors
             for i in range(count):
                 weights[i] = select(labels[i] == ignored, 0.0, 1.0)
         exp_columns(z, group, x_cols, count, top, total, block, True)

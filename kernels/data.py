@@ -24,7 +24,7 @@ def gather(source, source_cols, order, y, y_panel, context, low, high):
     """y[i] = source[order[START + i]], row by row, into panels; without an order, source[START + i]."""
     cells, size = ints(context, CONTEXT), source_cols * SIZE
     start, last, ahead = cells[START], cells[REST] - 1, 1 + _UNDER_WAY // size
-    if source_cols <= PANEL:  # by itself, for the sake of what is the same for all rows
+    if source_cols <= PANEL:  # the loop below, with one mask for all rows, made before the first
         for i in range(low, high):
             coming = source + row_of(order, start + max(i, min(i + ahead, last))) * size
             prefetch(coming)

@@ -17,7 +17,7 @@ from ._primitives import AHEAD, LANES, NARROW, PANEL, SHALLOW, SIZE, TILE, dots,
 
 PLAIN, POSITIVE, WHERE_POSITIVE = 0, 1, 2  # what `finish` may be: see `tile`
 _BLOCK = 256
-_DEEP = 128  # of `gemm_transposed`: what all its tiles read, of A and of B, fills a quarter each
+_DEEP = 128  # of `gemm_transposed`: as much of A, and of B, is 8 KB, a quarter of the first-level cache each
 
 
 @kernel

@@ -66,3 +66,14 @@ def test_a_run_takes_what_is_worth_of_what_is_free(machine, monkeypatch):
         X = np.random.default_rng(0).standard_normal((rows, 20)).astype(np.float32)
         hl.Trainer(net, hl.MSELoss(), hl.SGD(lr=0.01), batch_size=rows, threads=threads).fit(X, X[:, :10])
     assert taken == [4, 2, 1, 1]
+
+
+def test_the_model_is_held_against_the_clock(capsys):
+    """The command behind the table of docs/performance.md, which looks into the backend."""
+    from asv_benchmarks import scaling
+
+    pace = cpu_backend._Bound.pace
+    scaling.main(["--nets", "3-4-2@8,2-8-8-2@2000", "--rounds", "2"])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.count("|") for row in rows] == [head.count("|")] * 2 and "2-8-8-2, 2000" in rows[1]
+    assert cpu_backend._Bound.pace is pace

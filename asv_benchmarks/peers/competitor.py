@@ -102,8 +102,10 @@ class Competitor:
 
 
 def cores():
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Cores that this process may use, by affinity and quota."""
+    from hotloop.kernels._cores import cores  # here, as the peers' own processes do without hotloop
+
+    return cores()
 
 
 def competitors(goal, threads, compiled=False):

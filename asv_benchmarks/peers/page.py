@@ -26,8 +26,8 @@ the same rounds: above 1 hotloop is faster. The fastest of a column is bold.
 - Where threads are named they were set for everything in the process; "hotloop" alone chooses for itself. JAX on one
   thread has one core.
 - "hotloop" is `Trainer.fit`, which shuffles the rows of an epoch and gathers its batches; "hotloop in order" does not
-  shuffle, "hotloop step" is a loop of `Trainer.step`. scikit-learn is an epoch of `partial_fit`, and shuffles and
-  gathers, too. All others are given ready batches, torch and JAX in arrays of their own.
+  shuffle (a single batch is never shuffled), "hotloop step" is a loop of `Trainer.step`. scikit-learn is an epoch of
+  `partial_fit`, which shuffles and gathers, too. All others are given ready batches, torch and JAX in their own arrays.
 - Each has the settings that proved fastest: torch's fused Adam, and SGD as torch chooses; in torch.compile the whole
   step, gradients and update; in JAX a state that is given away, and no waiting between steps; NumPy without arrays made
   on the way, all parameters updated at once. "ONNX Runtime bound" reads and writes arrays that were bound beforehand.
