@@ -21,8 +21,8 @@ from hotloop.kernels._primitives import WIDE_ROWS
 
 from .program import Block, Buffer
 
-LANE = 9.7e9  # operations a second of one lane: four fifths of two multiply-adds a cycle at 3 GHz
-START = 10
+LANE = 10.5e9  # operations a second of one lane: 0.86 of two multiply-adds a cycle at 3.05 GHz
+START = 4
 READ = 20e9  # bytes a second
 READ_SHARE, READ_WIDE = 40e9, 50e9  # the same of columns alone, and in tiles of several panels
 ELEMENT = 0.25e-9
@@ -30,7 +30,7 @@ UPDATE = 0.15e-9
 CALL = 40e-9
 BARRIER = 1.3e-6
 LEND = 30e-6  # for helpers to come to a run of one step, and for Python to see to them; 12 on a quiet machine
-TRANSFER = 10e9  # bytes a second from one core's cache to another's
+TRANSFER = 20e9  # bytes a second from one core's cache to another's
 
 
 def workers(program, rows, most, lending=0.0):
