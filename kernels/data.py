@@ -19,6 +19,11 @@ def row_of(order, place):
     return place
 
 
+def row_ahead(order, start, i, ahead, last):
+    """The row that comes `ahead` places after place i of the batch, or at the epoch's last, start + last."""
+    return row_of(order, start + max(i, min(i + ahead, last)))
+
+
 @kernel
 def gather(source, source_cols, order, y, y_panel, context, low, high):
     """y[i] = source[order[START + i]], row by row, into panels; without an order, source[START + i]."""
@@ -26,14 +31,14 @@ def gather(source, source_cols, order, y, y_panel, context, low, high):
     start, last, ahead = cells[START], cells[REST] - 1, 1 + _UNDER_WAY // size
     if source_cols <= PANEL:  # the loop below, with one mask for all rows, made before the first
         for i in range(low, high):
-            coming = source + row_of(order, start + max(i, min(i + ahead, last))) * size
+            coming = source + row_ahead(order, start, i, ahead, last) * size
             prefetch(coming)
             prefetch(coming + size - 1)
             widen(source + row_of(order, start + i) * size, source_cols, y + i * PANEL * SIZE)
         return 0
     for i in range(low, high):
         row = row_of(order, start + i)
-        coming = source + row_of(order, start + max(i, min(i + ahead, last))) * size
+        coming = source + row_ahead(order, start, i, ahead, last) * size
         for first in range(0, source_cols, PANEL):
             place = y + (first // PANEL * y_panel + i * PANEL) * SIZE
             prefetch(coming + first * SIZE)

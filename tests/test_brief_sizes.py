@@ -8,6 +8,8 @@ from test_brief import data, everything, make
 from test_threads import growth
 
 import hotloop as hl
+from hotloop import brief, cost
+from hotloop.pace import Pace
 
 
 def frozen(array):
@@ -119,3 +121,30 @@ def test_several_threads_may_use_one_trainer(width):
         thread.join()
     assert not wrong
     assert trainer.updates == 240
+
+
+def test_fewer_rows_than_a_brief_call_had_are_not_weighed_again(monkeypatch):
+    """The model of what a step costs takes longer than the call."""
+    trainer, (x, _) = make(), data(rows=64)
+    trainer.predict(x), trainer.predict(x)
+    asked = []
+    monkeypatch.setattr(brief, "work", lambda *load: asked.append(load) or cost.work(*load))
+    for rows in (63, 1, 64, 17):
+        trainer.predict(x[:rows])
+    assert not asked
+    trainer.predict(data(rows=65)[0])
+    assert len(asked) == 1
+
+
+def test_a_refused_batch_is_no_reading_of_the_clock(monkeypatch):
+    told = []
+    monkeypatch.setattr(Pace, "tell", lambda self, workers, steps, seconds: told.append(steps))
+    net = hl.Sequential(hl.Dense(64, 512), hl.ReLU(), hl.Dense(512, 512), hl.ReLU(), hl.Dense(512, 2))
+    trainer, x = hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD()), np.ones((128, 64), np.float32)
+    trainer.predict(x), trainer.predict(x)
+    assert told[-1] > 0
+    told.clear()
+    x[100, 3] = np.nan
+    with pytest.raises(ValueError, match="X holds nan"):
+        trainer.predict(x)
+    assert told == [0]

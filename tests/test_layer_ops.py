@@ -22,7 +22,8 @@ OPERANDS = {
 FORMS = [(name, case, form) for name, form in OPERANDS.items() for case in OPS[name].cases if name != "track_moments"]
 FORMS += [(name, {}, form) for name, form in (("affine", "xw"), ("prelu", "x1"), ("prelu_backward", "xx1"),
                                               ("prelu_weight_gradient", "xx1"))]
-SHAPES = [(1, 1), (2, 10), (3, 20), (7, 10), (7, 30), (31, 40), (65, 30), (430, 10), (200, 100), (3, 2000)]
+SHAPES = [(1, 1), (2, 10), (3, 20), (7, 10), (7, 30), (31, 40), (65, 30), (130, 10), (430, 10), (1000, 100),
+          (3, 2000)]
 SHAPED = [(*form, shape) for form in FORMS for shape in SHAPES  # pools have no half
           if not (form[0].startswith(("glu", "maxout")) and shape[1] % 10)]
 KEY, UPDATE = -(2**62) - 5, 2**40 + 3
