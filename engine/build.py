@@ -7,6 +7,7 @@ from hotloop.kernels._cores import cores
 
 from . import cost
 from .autodiff import differentiate
+from .by_feature import by_feature, narrow_rows
 from .cpu_backend import layout
 from .groups import in_groups
 from .plan import plan, shared
@@ -24,7 +25,9 @@ def build(trainer, goal, form):
         few = plan(graph, **options, columns=True)
         program.few, program.few_rows = few, cost.few_rows(program, few, trainer.threads or cores())
     if trainer.backend == "cpu":
-        program.many, program.many_rows = in_groups(program)
+        if program.few is None and (rows := narrow_rows(program)):
+            program.narrow, program.narrow_rows = by_feature(program), rows
+        program.many, program.many_rows = in_groups(program.narrow or program)
     return program
 
 

@@ -138,7 +138,7 @@ class _Bound:
         self.body = next((instruction for instruction in self.instructions if instruction.inner), None)
         self.rows = _with_chained(self.instructions)
         self.owners = [None] * len(self.rows)  # of a row that each worker has for itself, which one
-        self.most = sys.maxsize if self.body is None else GROUPS  # workers of a run
+        self.most = 1 if program.alone else sys.maxsize if self.body is None else GROUPS  # workers of a run
         if self.body is not None:
             own = _with_chained(self.body.inner)
             self.owners += [worker for worker in range(GROUPS) for _ in own]
@@ -188,7 +188,8 @@ class _Bound:
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
         least = _LEAST_ROWS if program.elements * self.dtype.itemsize > _SECOND_LEVEL else tile
-        self.block = max(_SECOND_LEVEL // max(row_bytes, 1), least) // tile * tile
+        whole = program.layout.panel if program.alone else tile
+        self.block = max(_SECOND_LEVEL // max(row_bytes, 1), least, whole) // whole * whole
 
     def _value(self, instruction, name, number, cell):
         """What cell `cell` of the row holds for the operand `name`."""
@@ -306,11 +307,12 @@ class _Bound:
         itemsize = self.dtype.itemsize
         cells = workers * _context.CONTEXT * 8
         scratch = -(-(self.program.scratch * itemsize + 64) // 64) * 64
-        constants = (self.program.layout.panel + 1) * itemsize + 64
+        panel = self.program.layout.panel
+        constants = 2 * panel * itemsize + 64
         self.contexts = aligned_zeros(cells + workers * scratch + constants)
         base = self.context_address = self.contexts.ctypes.data
         zeros = base + cells + workers * scratch
-        self.contexts[cells + workers * scratch :].view(self.dtype)[self.program.layout.panel] = 1
+        self.contexts[cells + workers * scratch :].view(self.dtype)[panel : 2 * panel] = 1
         table = self.contexts[:cells].view(np.int64).reshape(workers, -1)
         table[:, _context.SCRATCH] = base + cells + scratch * np.arange(workers)
         table[:, _context.ZEROS] = zeros

@@ -35,7 +35,7 @@ class Epochs:
             started = time.perf_counter()
             steps = max(1, min(self._chunk(), min(most, epochs) * batches - self._position))
             ahead = range(self.epoch, self.epoch - (-(self._position + steps) // batches))
-            order = orders.of(ahead) if self.shuffle else None
+            order = orders.of(ahead) if self.shuffle and batches > 1 else None  # a whole epoch at once has none
             arrays = examples.arrays | {"order": order}
             counts = {epoch: counts[epoch] if epoch in counts else self._counts(examples, order, place, batch)
                       for place, epoch in enumerate(ahead)}

@@ -5,14 +5,18 @@ from dataclasses import replace
 from hotloop.kernels import _jit
 from hotloop.kernels.groups import GROUPS, PIECE, add_groups, groups
 
+from .by_feature import operations
 from .program import PHASES, Buffer, Instruction, Sums
 
 _ROWS_BYTES = 2**18  # of the activations of the rows that are taken at once: they are to stay in the second-level cache
+_NEAREST_BYTES = 2**16  # the same by feature, where sums over rows read them at the rate of the first-level cache
 _WORTH = 2**19  # bytes of a batch's activations that do not stay there
 _GRADIENTS = 1.5  # so many times the bytes of all groups' gradients must the activations have, too
 _NEAR_GRADIENT = 2**18  # bytes of a gradient that stays in the second-level cache beside them
 _TURN = 64  # rows that are taken at once are a multiple of it
 _LEAST = 16  # rows of a group
+_LEAST_VECTORS = 2  # of them, by feature
+_OPERATIONS = 5e4  # vector operations of a batch that are worth several workers and groups: about 15 us
 FOUND = "rows", "row_bytes", "stride", "moving", "moving_count"  # operands of the body that follow from its memory
 
 
@@ -25,16 +29,19 @@ def in_groups(program):
         return None, 0
     shared = [instruction.operands["loss"] for instruction in by_phase["each"]]
     near = tuple(buffer for buffer in program.buffers if buffer not in shared)
-    row_bytes, slots = sum(buffer.nbytes(_TURN) for buffer in near) // _TURN, Slots(size)
+    row_bytes = sum(buffer.nbytes(2 * _TURN) - buffer.nbytes(_TURN) for buffer in near) // _TURN
+    slots, most = Slots(size), _NEAREST_BYTES if program.alone else _ROWS_BYTES
     # An instruction without units takes rows: what the plan noted for those that could be dealt out goes.
     inner = [*(replace(instruction, units=0) for instruction in by_phase["rows"]), *map(_partial, gradients)]
     body = Instruction("groups", groups, "units", dict.fromkeys(FOUND) | {
-        "count": len(inner), "height": max(_TURN, _ROWS_BYTES // row_bytes // _TURN * _TURN), "slots": slots,
+        "count": len(inner), "height": max(_TURN, most // row_bytes // _TURN * _TURN), "slots": slots,
         "elements": program.elements}, ("slots",), (), GROUPS, inner=tuple(inner), near=near)
     instructions = [*by_phase["before"], body, *(replace(instruction, stage=1) for instruction in by_phase["each"]),
                     *(_sum(instruction, slots, program) for instruction in gradients)]
-    made = replace(program, instructions=instructions, scratch=max(program.scratch, PIECE),
+    made = replace(program, instructions=instructions, scratch=max(program.scratch, PIECE), alone=False,
                    buffers=[*shared, slots])
+    if program.alone:  # one worker for all until then
+        return made, int(max(_OPERATIONS / operations(program), GROUPS * _LEAST_VECTORS) * program.layout.lanes)
     return made, max(int(max(_WORTH, _GRADIENTS * slots.nbytes(0)) / row_bytes), GROUPS * _LEAST)
 
 

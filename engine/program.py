@@ -48,7 +48,8 @@ class Layout:
 class Buffer:
     """One value a batch row: `cols` numbers of each row, in panels; or, `flat`, one number or int64 label.
 
-    With `rows` it holds so many rows, whatever the batch: what was made of a whole batch.
+    With `rows` it holds so many rows, whatever the batch: what was made of a whole batch. `by_feature` is another order
+    of the numbers: see `hotloop.kernels.dense_by_feature`.
     """
 
     name: str
@@ -57,10 +58,13 @@ class Buffer:
     flat: bool = False
     itemsize: int = 0
     rows: int | None = None
+    by_feature: bool = False
 
     @property
     def panels(self):
-        """Number of panels."""
+        """Number of panels; by feature, rows of PANEL numbers are those of one panel."""
+        if self.by_feature:
+            return 1
         return self.layout.panels(self.cols)
 
     @property
@@ -76,6 +80,9 @@ class Buffer:
 
     def nbytes(self, capacity):
         """Bytes for `capacity` rows."""
+        if self.by_feature:  # what transposed squares and tiles reach beyond the last feature is room, too
+            blocks, panel = -(-capacity // self.layout.panel), self.layout.panel
+            return (blocks * self.cols + panel) * panel * self.layout.dtype.itemsize
         if self.flat:
             return capacity * (self.itemsize or self.layout.dtype.itemsize)
         return self.panels * self.panel(capacity) * self.layout.dtype.itemsize
@@ -205,10 +212,11 @@ class Program:
 
     The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each of
     `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
-    number of rows at most; it grows when a larger batch comes. `settings` are the optimizer's numbers, read anew at
+    number of rows at most; it grows when a larger batch comes. One that is `alone` is run by one worker, which takes
+    whole blocks of rows. `settings` are the optimizer's numbers, read anew at
     every run, whose steps may each have their own: an array. `scratch` counts the numbers of a worker's own memory,
     `flops` those of one batch row. `few` is a program that does the same for batches of up to `few_rows` rows,
-    `many` one for batches from `many_rows` rows on.
+    `narrow` one for batches from `narrow_rows` rows on, and `many` one from `many_rows` rows on.
     """
 
     layout: Layout
@@ -224,22 +232,30 @@ class Program:
     settings: dict[str, float | np.ndarray] = field(default_factory=dict)
     scratch: int = 0
     flops: int = 0
+    alone: bool = False
     few: "Program | None" = None
     few_rows: int = 0
+    narrow: "Program | None" = None
+    narrow_rows: int = 0
     many: "Program | None" = None
     many_rows: int = 0
 
     def best(self, rows):
-        """This program, `few` or `many`, whichever is for so many rows."""
+        """This program, `few`, `narrow` or `many`, whichever is for so many rows."""
         if self.many is not None and rows >= self.many_rows:
             return self.many
+        if self.narrow is not None and rows >= self.narrow_rows:
+            return self.narrow
         return self.few if 0 < rows <= self.few_rows else self
 
     def span(self, program):
-        """The least and the most rows, one or more, for which this one of the three is best."""
-        below = sys.maxsize if self.many is None else self.many_rows - 1
+        """The least and the most rows, one or more, for which this one of the four is best."""
         if program is self.many:
             return self.many_rows, sys.maxsize
+        below = sys.maxsize if self.many is None else self.many_rows - 1
+        if program is self.narrow:
+            return self.narrow_rows, below
+        below = below if self.narrow is None else min(below, self.narrow_rows - 1)
         return (1, min(self.few_rows, below)) if program is self.few else (self.few_rows + 1, below)
 
     def listed(self):

@@ -33,7 +33,7 @@ def compile_object(function, dtype, name, machine, checked):
     (row, context, low, high) and reads the operands from the row, `name_direct` takes every argument. `name_alone` is
     `name` of a row, with zeros for the rest, and gives nothing: the least that Python can call.
     """
-    bindings = host().bindings(dtype)
+    bindings = host().bindings(dtype) | getattr(function, "bound", {})
     bound = _Specializer(bindings, Lowering(bindings, checked), dtype).bind(function)
     return machine.emit_object(_optimized(bound, signature(function), name, machine))
 

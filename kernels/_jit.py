@@ -50,6 +50,14 @@ def kernel(function, name=None):
     return function
 
 
+def by_feature(function):
+    """Make the kernel for programs by feature (see `dense_by_feature`) of the same source: `function.by_feature`."""
+    copy = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, function.__closure__)
+    copy.__module__, copy.__annotations__ = function.__module__, function.__annotations__
+    copy.bound = {"BY_FEATURE": True}
+    function.by_feature = kernel(copy, f"{function.__name__}_by_feature")
+
+
 def address(function, dtype):
     """The address of `function` compiled for `dtype`; compiles or loads it on first use."""
     with _lock:

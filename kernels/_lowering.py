@@ -6,8 +6,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ._feature_tiles import FeatureTiles
 from ._intrinsics import I1, I32, I64, declared, prefetch, simple, span
-from ._tiles import Tiles
 
 _TRIPLE = llvm.get_process_triple()
 _X86 = _TRIPLE.startswith(("x86_64", "i686", "amd64"))
@@ -26,7 +26,7 @@ def _set_rounding(builder, place):
     builder.call(declared(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [pointer.type]), [pointer])
 
 
-class Lowering(Tiles):
+class Lowering(FeatureTiles):
     """Builds the intrinsics for one floating-point type, one vector shape and one checking mode."""
 
     def __init__(self, bindings, checked):

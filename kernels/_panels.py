@@ -6,7 +6,7 @@ over rows, and fill whole vectors however few columns there are.
 
 from ._context import CONTEXT, ZEROS
 from ._jit import kernel
-from ._primitives import LANES, PANEL, SIZE, ints, reals, select, transpose, transpose_edge, widen
+from ._primitives import BY_FEATURE, LANES, PANEL, SIZE, ints, reals, select, transpose, transpose_edge, widen
 
 _GROUP_BYTES = 16384  # of scratch for one matrix: half of a first-level cache
 _TURN = 4  # vectors that LLVM lets a loop take in one turn
@@ -23,6 +23,27 @@ def group_rows(columns, lanes, itemsize):
 def group_size(columns, lanes, itemsize):
     """Numbers of scratch that a group's columns take, whole vectors of them."""
     return (columns + lanes) * group_rows(columns, lanes, itemsize)
+
+
+def take_columns(x, x_panel, columns, first, rows, target, stride, context):
+    """target[c, i] = x[first + i, c], i < rows, from a buffer, however it lies; see `to_columns`."""
+    if BY_FEATURE:
+        for i in range(0, rows, PANEL):
+            for c in range(columns):
+                widen(x + ((first + i) * columns + c * PANEL) * SIZE, PANEL, target + (c * stride + i) * SIZE)
+    else:
+        to_columns(x + first * PANEL * SIZE, x_panel, columns, target, stride, context, 0, rows)
+
+
+def give_columns(source, stride, columns, y, y_panel, first, rows, context):
+    """y[first + i, c] = source[c, i], i < rows, and zero where no rows or no columns are; see `from_columns`."""
+    if BY_FEATURE:
+        for i in range(0, rows, PANEL):
+            for c in range(columns):
+                widen(source + (c * stride + i) * SIZE, min(PANEL, rows - i),
+                      y + ((first + i) * columns + c * PANEL) * SIZE)
+    else:
+        from_columns(source, stride, columns, y + first * PANEL * SIZE, y_panel, context, 0, rows)
 
 
 @kernel

@@ -24,6 +24,8 @@ SHALLOW = 4  # the largest depth of `outer`
 CHAINS = 4  # that `add_rows` adds up side by side
 FUSED = False  # `fma` rounds once
 AHEAD = 0  # bytes that a tile asks for with each of its steps
+SUMS = 8  # that `cross` makes at once
+BY_FEATURE = False  # how buffers lie: see `dense_by_feature`
 ROUND = 1.5 * 2.0**52  # x + ROUND holds the integer k nearest to x, for |x| < 2**22, in its last digits
 
 
@@ -223,6 +225,44 @@ def tile_transposed(m, vectors, depth, a, b, c, start, start_row):
 def outer(m, vectors, depth, a, b, c, start, start_row):
     """`tile_transposed` for any m and 1 <= depth <= SHALLOW: the same numbers, row by row, b held in registers."""
     tile_transposed(m, vectors, depth, a, b, c, start, start_row)
+
+
+def tile_by_feature(m, vectors, depth, w, x, y, finish):
+    """y = finish(w' @ x + bias) by feature: m <= TILE outputs of 2 vectors of the batch's rows, or NARROW of 1.
+
+    w, x and y are rows of PANEL numbers, w's those of a panel: `depth` of weights, then the bias. The numbers are those
+    of `tile`; `finish` is 0 or 1.
+    """
+    n = vectors * LANES
+    for i in range(m):
+        total = np.full(n, _array(w + (depth * PANEL + i) * SIZE, 1, real)[0], real)
+        for k in range(depth):
+            total += _array(w + (k * PANEL + i) * SIZE, 1, real) * _array(x + k * PANEL * SIZE, n, real)
+        if finish:
+            total = np.where(total <= 0, real(0), total)
+        _array(y + i * PANEL * SIZE, n, real)[:] = total
+
+
+def cross(across, vectors, x, x_block, dy, dy_block, target):
+    """target[i, j] = sum over the batch's rows of x_i dy_j: `across` features dy_j and SUMS // across features x_i.
+
+    `across` is a power of 2. So many vectors of rows, two in each block, which are `x_block` and `dy_block` numbers
+    apart; features and target's rows lie PANEL numbers apart. Each lane adds up its rows, in order; then lanes are
+    added up in pairs.
+    """
+    for i in range(SUMS // across):
+        for j in range(across):
+            sums = np.zeros(LANES, real)
+            for v in range(vectors):
+                sums += _vector(x, x_block, i, v) * _vector(dy, dy_block, j, v)
+            while len(sums) > 1:
+                sums = sums[::2] + sums[1::2]
+            _array(target + (i * PANEL + j) * SIZE, 1, real)[0] = sums[0]
+
+
+def _vector(base, block, feature, v):
+    """Vector `v` of the batch's rows of one feature."""
+    return _array(base + (v // 2 * block + feature * PANEL + v % 2 * LANES) * SIZE, LANES, real)
 
 
 def add_rows(x, rows, vectors, total):

@@ -39,7 +39,9 @@ class Target:
             "PANEL": 2 * lanes,
             "TILE": self.rows,
             "NARROW": max(self.rows, 8),  # two sums a cycle, each 4 cycles long, are 8 at a time
+            "SUMS": min(16 if self.rows > 8 else 8, 2 * lanes),  # what 32 or 16 registers have room for
             "FUSED": self.fused,
+            "BY_FEATURE": False,
             # A tile asks for a square of a panel while it takes 256 steps: see `gemm`. Measured with AVX-512; where
             # there are but 16 registers they are full, and requests cost a sum its place.
             "AHEAD": (2 * lanes) ** 2 * dtype.itemsize // 256 if self.lanes32 == 16 else 0,

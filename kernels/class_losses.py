@@ -6,8 +6,8 @@ Rows with the label `ignored` cost nothing. `weight` has a factor for each class
 import numpy as np
 
 from ._context import CONTEXT, SCRATCH
-from ._jit import kernel
-from ._panels import add_columns, from_columns, group_rows, group_size, to_columns, whole
+from ._jit import by_feature, kernel
+from ._panels import add_columns, give_columns, group_rows, group_size, take_columns, whole
 from ._primitives import LANES, PANEL, SIZE, ints, real, reals, select
 from .losses import (
     NOTHING,
@@ -102,8 +102,8 @@ def multi_margin_loss(x, x_panel, x_cols, target, sample, weight, power, margin:
     terms, own, factors = z + size * SIZE, z + 2 * size * SIZE, z + (2 * size + group) * SIZE
     total, block, distance = z + (2 * size + 2 * group) * SIZE, z + (2 * size + 3 * group) * SIZE, real(margin)
     for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
+        count = min(group, high - first)
+        take_columns(x, x_panel, x_cols, first, count, z, group, context)
         labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
         lines = whole(count)
         every, owns, scales, totals = reals(z, size), reals(own, lines), reals(factors, lines), reals(total, count)
@@ -124,7 +124,7 @@ def multi_margin_loss(x, x_panel, x_cols, target, sample, weight, power, margin:
         for i in range(count):
             shares[i] = shares[i] * scales[i]
             every[labels[i] * group + i] = -totals[i]
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
+        give_columns(z, group, x_cols, dx, dx_panel, first, count, context)
     return 0
 
 
@@ -138,6 +138,7 @@ def _multi_margin_terms(attributes, x, y):
     return (scale * gaps**p).sum(-1), slopes, np.ones(len(x), x.dtype)
 
 
+by_feature(multi_margin_loss)
 register_loss("multi_margin_loss", labels_shape, _multi_margin_terms, multi_margin_loss, Loss(class_operands, True),
               ({"p": 1, "margin": 1.0, "weight": None}, {"p": 2, "margin": 2.5, "weight": (0.5, 2.0, 0.0, 1.5)}))
 

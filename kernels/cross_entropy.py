@@ -6,8 +6,8 @@ loss = sum_c t_c (lse - x_c),   lse = max x + log sum_c exp(x_c - max x),   dx_c
 import numpy as np
 
 from ._context import CONTEXT, SCRATCH
-from ._jit import kernel
-from ._panels import add_columns, from_columns, group_rows, group_size, max_columns, to_columns, whole
+from ._jit import by_feature, kernel
+from ._panels import add_columns, give_columns, group_rows, group_size, max_columns, take_columns, whole
 from ._primitives import LANES, PANEL, SIZE, copy, ints, real, reals, select
 from ._rows import BLOCK_ROWS, exp_rows, fill_line, max_rows, scale_rows
 from .class_losses import PLAIN, WEIGHTED, at, class_of, class_operands, class_weights, known_labels
@@ -26,9 +26,9 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
     top, total, block = z + size * SIZE, z + (size + group) * SIZE, z + (size + 2 * group) * SIZE
     weight_of, cost = z + (size + 3 * group) * SIZE, z + (size + 4 * group) * SIZE
     for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
+        count = min(group, high - first)
         lines = whole(count)
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
+        take_columns(x, x_panel, x_cols, first, count, z, group, context)
         max_columns(z, group, x_cols, count, top, context)
         labels, every, tops = ints(target + first * 8, count), reals(z, size), reals(top, lines)
         totals, weights, costs = reals(total, lines), reals(weight_of, lines), reals(cost, lines)
@@ -50,7 +50,7 @@ def cross_entropy(x, x_panel, x_cols, target, sample, weight, ignored, share: fl
         for i in range(count):
             place = class_of(labels[i], ignored) * group + i
             every[place] = every[place] - weights[i]
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
+        give_columns(z, group, x_cols, dx, dx_panel, first, count, context)
     return 0
 
 
@@ -92,9 +92,9 @@ def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, sm
     goal, factors = z + size * SIZE, z + (3 * size + 4 * group) * SIZE
     kept, spread = real(1.0 - smoothing), real(smoothing / x_cols)
     for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
+        count = min(group, high - first)
         lines = whole(count)
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
+        take_columns(x, x_panel, x_cols, first, count, z, group, context)
         labels, shares = ints(target + first * 8, count), reals(loss + first * SIZE, count)
         every, scales = reals(goal, size), reals(factors, count)
         for c in range(x_cols):
@@ -108,7 +108,7 @@ def cross_entropy_smooth(x, x_panel, x_cols, target, sample, weight, ignored, sm
         against(z, group, size, x_cols, count, loss + first * SIZE, factors, context)
         for i in range(count):
             shares[i] = shares[i] * row_weight(labels[i], sample, first + i, 0, ignored)
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
+        give_columns(z, group, x_cols, dx, dx_panel, first, count, context)
     return 0
 
 
@@ -121,10 +121,10 @@ def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, sample
     goal, factors = z + size * SIZE, z + (3 * size + 4 * group) * SIZE
     kept, spread = real(1.0 - smoothing), real(smoothing / x_cols)
     for first in range(low, high, group):
-        count, row = min(group, high - first), first * PANEL * SIZE
+        count = min(group, high - first)
         lines = whole(count)
-        to_columns(x + row, x_panel, x_cols, z, group, context, 0, count)
-        to_columns(target + row, target_panel, x_cols, goal, group, context, 0, count)
+        take_columns(x, x_panel, x_cols, first, count, z, group, context)
+        take_columns(target, target_panel, x_cols, first, count, goal, group, context)
         for c in range(x_cols):
             wanted, scale = reals(goal + c * group * SIZE, lines), class_weight(weight, c)
             for i in range(lines):
@@ -132,7 +132,7 @@ def cross_entropy_probabilities(x, x_panel, x_cols, target, target_panel, sample
         row_factors(sample, first, count, factor, factors)
         against(z, group, size, x_cols, count, loss + first * SIZE, factors, context)
         weigh(sample, first, count, loss)
-        from_columns(z, group, x_cols, dx + row, dx_panel, context, 0, count)
+        give_columns(z, group, x_cols, dx, dx_panel, first, count, context)
     return 0
 
 
@@ -194,6 +194,8 @@ def _probability_terms(attributes, x, y):
 
 
 _SMOOTH = {"label_smoothing": 0.1}
+for _kernel in (cross_entropy, cross_entropy_smooth, cross_entropy_probabilities):
+    by_feature(_kernel)
 register_loss("cross_entropy", labels_shape, _label_terms, cross_entropy, Loss(class_operands, True, True),
               (PLAIN, WEIGHTED), wide=cross_entropy_wide)
 register_loss("cross_entropy_smooth", labels_shape, _label_terms, cross_entropy_smooth,

@@ -3,13 +3,14 @@
 A check fails where a number of the batch is not in its range; standing first, it ends a run that has changed nothing.
 """
 
-from ._context import CONTEXT, REST, START
+from ._context import CONTEXT, REST, SCRATCH, START
 from ._jit import kernel
-from ._primitives import PANEL, SIZE, copy, draw_bits, ints, prefetch, real, reals, widen
+from ._primitives import LANES, PANEL, SIZE, copy, draw_bits, ints, prefetch, real, reals, transpose, widen
 
 WORDS = 512  # of 64 bits that are drawn at once
 _UNDER_WAY = 1024  # bytes of rows that are asked for ahead
 _DRAWN = 32  # swaps whose places are asked for ahead
+_SINGLE = 4  # columns up to which numbers are moved one by one
 
 
 def row_of(order, place):
@@ -45,6 +46,45 @@ def gather(source, source_cols, order, y, y_panel, context, low, high):
             widen(source + row * size + first * SIZE, min(PANEL, source_cols - first), place)
         prefetch(coming + size - 1)
     return 0
+
+
+@kernel
+def gather_by_feature(source, source_cols, order, y, context, low, high):
+    """Blocks of y from rows order[START + i] of source; see `gather`. `low` is the first row of a block."""
+    cells, size = ints(context, CONTEXT), source_cols * SIZE
+    start, last, ahead, room = cells[START], cells[REST] - 1, 1 + _UNDER_WAY // size, cells[SCRATCH]
+    for first in range(low, high, PANEL):
+        count, block = min(PANEL, high - first), y + first * size
+        if source_cols <= _SINGLE:
+            numbers = reals(block, source_cols * PANEL)
+            for i in range(count):
+                prefetch(source + row_ahead(order, start, first + i, ahead, last) * size)
+                row = reals(source + row_of(order, start + first + i) * size, source_cols)
+                for c in range(source_cols):
+                    numbers[c * PANEL + i] = row[c]
+            for c in range(source_cols):
+                for i in range(count, PANEL):
+                    numbers[c * PANEL + i] = numbers[c * PANEL + count - 1]
+        else:
+            for column in range(0, source_cols, PANEL):
+                columns = min(PANEL, source_cols - column)
+                for i in range(count):
+                    coming = source + row_ahead(order, start, first + i, ahead, last) * size + column * SIZE
+                    prefetch(coming)
+                    prefetch(coming + columns * SIZE - 1)
+                    widen(source + row_of(order, start + first + i) * size + column * SIZE, columns,
+                          room + i * PANEL * SIZE)
+                filled = -(-count // LANES) * LANES
+                for i in range(count, filled):
+                    widen(room + (count - 1) * PANEL * SIZE, columns, room + i * PANEL * SIZE)
+                for i in range(0, filled, LANES):
+                    for c in range(0, columns, LANES):
+                        transpose(room + (i * PANEL + c) * SIZE, PANEL, block + ((column + c) * PANEL + i) * SIZE,
+                                  PANEL)
+    return 0
+
+
+gather.by_feature = gather_by_feature
 
 
 @kernel

@@ -12,9 +12,29 @@ hold anything: no element of a result is made of them, and the gradient's are se
 """
 
 from ._context import BATCH, CONTEXT, SCRATCH, ZEROS
-from ._jit import kernel
+from ._jit import by_feature, kernel
 from ._op import Op, register
-from ._primitives import LANES, PANEL, SIZE, TILE, add_rows, call, copy, ints, prefetch, reals, transpose, widen
+from ._primitives import (
+    BY_FEATURE,
+    LANES,
+    PANEL,
+    SIZE,
+    TILE,
+    add_rows,
+    call,
+    copy,
+    ints,
+    prefetch,
+    reals,
+    transpose,
+    widen,
+)
+from .dense_by_feature import (
+    bias_gradient_by_feature,
+    dense_forward_by_feature,
+    dense_input_gradient_by_feature,
+    unit_gradient_by_feature,
+)
 from .gemm import gemm, gemm_transposed
 from .parameters import update
 
@@ -99,15 +119,23 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width
         spot = unit - first_strip * panels
         panel, strip = spot // near, first_strip + spot % near
         group = min(DENSE_GROUP, first_strip + near - strip, high - unit)
-        column, width = dy + panel * dy_panel * SIZE, min(PANEL, dy_width - panel * PANEL)
+        column, width = dy + panel * _distance(dy_panel) * SIZE, min(PANEL, dy_width - panel * PANEL)
         columns = min(PANEL, dy_cols - panel * PANEL)
         rows = min(group * PANEL, x_cols - strip * PANEL)
         for first in range(0, rows, PANEL):
-            inputs = x + (strip * PANEL + first) // PANEL * x_panel * SIZE
-            _unit_gradient(inputs, column, scratch + first * PANEL * SIZE, batch, min(PANEL, rows - first), columns,
-                           context)
+            inputs = x + (strip * PANEL + first) // PANEL * _distance(x_panel) * SIZE
+            target, height = scratch + first * PANEL * SIZE, min(PANEL, rows - first)
+            if BY_FEATURE:
+                unit_gradient_by_feature(inputs, x_cols, column, dy_cols, target, _turned(context), batch, height,
+                                         columns, context)
+            else:
+                _unit_gradient(inputs, column, target, batch, height, columns, context)
         if bias and strip + group == strips:
-            add_rows(column, batch, width // LANES, scratch + rows * PANEL * SIZE)
+            target = scratch + rows * PANEL * SIZE
+            if BY_FEATURE:
+                bias_gradient_by_feature(cells[ZEROS] + PANEL * SIZE, column, dy_cols, target, batch, columns)
+            else:
+                add_rows(column, batch, width // LANES, target)
             rows += 1
         if columns < PANEL:
             for i in range(rows):
@@ -122,6 +150,13 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width
     return status
 
 
+def _distance(panel):
+    """Numbers from one panel of a buffer's columns to the next; by feature it is in the same block of rows."""
+    if BY_FEATURE:
+        return PANEL * PANEL
+    return panel
+
+
 def _unit_gradient(x, dy, target, batch, rows, columns, context):
     """`rows` x `columns` of dW; few columns as the transpose of dY' X, whose tiles are as wide as the unit is high.
 
@@ -129,13 +164,18 @@ def _unit_gradient(x, dy, target, batch, rows, columns, context):
     """
     zeros = ints(context, CONTEXT)[ZEROS]
     if rows > columns and (columns <= TILE or LANES < columns <= 2 * TILE):
-        turned = ints(context, CONTEXT)[SCRATCH] + dense_scratch(PANEL, LANES) * SIZE
+        turned = _turned(context)
         gemm_transposed(dy, x, turned, zeros, 0, batch, -(-rows // LANES), context, 0, columns)
         for i in range(0, rows, LANES):
             for j in range(0, columns, LANES):
                 transpose(turned + (j * PANEL + i) * SIZE, PANEL, target + (i * PANEL + j) * SIZE, PANEL)
     else:
         gemm_transposed(x, dy, target, zeros, 0, batch, -(-columns // LANES), context, 0, rows)
+
+
+def _turned(context):
+    """Where there is room for PANEL x PANEL numbers beside the gradient of a group."""
+    return ints(context, CONTEXT)[SCRATCH] + dense_scratch(PANEL, LANES) * SIZE
 
 
 def far(inputs, outputs):
@@ -170,6 +210,8 @@ def _dense_gradient(graph, node, dy):
             *[graph.apply("dense_bias_gradient", dy) for _ in bias])
 
 
+dense_forward.by_feature, dense_input_gradient.by_feature = dense_forward_by_feature, dense_input_gradient_by_feature
+by_feature(dense_parameter_gradient)
 register(Op("dense", _dense_shape, _dense_reference, _dense_gradient, cpu=dense_forward, tolerance="product"))
 register(Op("dense_input_gradient", lambda attributes, dy, w: (dy[0], w[1]), lambda attributes, dy, w: dy @ w,
             cpu=dense_input_gradient, tolerance="product"))

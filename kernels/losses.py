@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from ._context import BATCH, CONTEXT, LOSS, SCRATCH, START, WEIGHT
-from ._jit import kernel
+from ._jit import by_feature, kernel
 from ._op import Op, register
-from ._panels import add_columns, from_columns, group_rows, group_size, to_columns, whole
-from ._primitives import LANES, PANEL, SIZE, doubles, ints, real, reals
+from ._panels import add_columns, give_columns, group_rows, group_size, take_columns, whole
+from ._primitives import LANES, SIZE, doubles, ints, real, reals
 from .data import row_of
 
 NOTHING = -1  # an ignored label that no row has
@@ -131,12 +131,12 @@ def weigh(sample, first, rows, loss):
 
 
 def elementwise_loss(name, value, slope, reference, reference_slope, parameter="", weight=False, per_row=False,
-                     cases=({},), reductions=("mean", "sum")):
+                     cases=({},), reductions=("mean", "sum"), narrow=True):
     """Enter a loss that sums `value(x, y, p)` over predictions x and targets y, with d value / dx = `slope(x, y, p)`.
 
     parameter: the attribute that p comes from: a number, or one for each column, or None for 1s. weight: whether it has
     the attribute `weight`, None or a factor for each column. per_row: the columns of a row are averaged, whatever the
-    reduction. The references take arrays x, y and p.
+    reduction. The references take arrays x, y and p. narrow: whether there may be programs by feature with it.
     """
 
     def rows(x, x_panel, x_cols, target, target_panel, sample, weight, parameters, p: float, share: float,
@@ -145,10 +145,10 @@ def elementwise_loss(name, value, slope, reference, reference_slope, parameter="
         group, size = group_rows(x_cols, LANES, SIZE), group_size(x_cols, LANES, SIZE)
         wanted, block, factors = given + size * SIZE, given + 2 * size * SIZE, given + (2 * size + group) * SIZE
         for first in range(low, high, group):
-            count, row = min(group, high - first), first * PANEL * SIZE
+            count = min(group, high - first)
             lines = whole(count)
-            to_columns(x + row, x_panel, x_cols, given, group, context, 0, count)
-            to_columns(target + row, target_panel, x_cols, wanted, group, context, 0, count)
+            take_columns(x, x_panel, x_cols, first, count, given, group, context)
+            take_columns(target, target_panel, x_cols, first, count, wanted, group, context)
             row_factors(sample, first, count, factor, factors)
             scales = reals(factors, lines)
             for c in range(x_cols):
@@ -164,7 +164,7 @@ def elementwise_loss(name, value, slope, reference, reference_slope, parameter="
                     predictions[i] = slope(prediction, goal, parameter) * (scale * scales[i])
             add_columns(wanted, group, x_cols, count, loss + first * SIZE, block)
             weigh(sample, first, count, loss)
-            from_columns(given, group, x_cols, dx + row, dx_panel, context, 0, count)
+            give_columns(given, group, x_cols, dx, dx_panel, first, count, context)
         return 0
 
     def operands(attributes, columns):
@@ -187,7 +187,10 @@ def elementwise_loss(name, value, slope, reference, reference_slope, parameter="
 
     names = ({parameter} if parameter else set()) | ({"weight"} if weight else set())
     assert all(case.keys() == names for case in cases), name
-    register_loss(name, targets_shape, terms, kernel(rows, name), Loss(operands), cases, reductions)
+    rows = kernel(rows, name)
+    if narrow:
+        by_feature(rows)
+    register_loss(name, targets_shape, terms, rows, Loss(operands), cases, reductions)
 
 
 def register_loss(name, shape, terms, rows, loss, cases=({},), reductions=("mean", "sum"), gradient=True, wide=None):

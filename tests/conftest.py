@@ -64,14 +64,32 @@ def generally(monkeypatch):
     return run
 
 
+@pytest.fixture
+def by_panels(monkeypatch):
+    """No program by feature, which one worker runs where rows are few."""
+    monkeypatch.setattr("hotloop.build.narrow_rows", lambda program: 0)
+
+
+@pytest.fixture
+def always_by_feature(monkeypatch):
+    """Every program by feature that can be, for any number of rows."""
+    monkeypatch.setattr("hotloop.build.narrow_rows", lambda program: 1)
+
+
+@pytest.fixture(params=["by panels", "by feature"])
+def either_way(request, monkeypatch):
+    """Programs by panels, then those by feature that can be."""
+    monkeypatch.setattr("hotloop.build.narrow_rows", lambda program: request.param == "by feature")
+
+
 class Worker:
     """One worker's context and scratch."""
 
     def __init__(self, dtype="float32", batch=0, update=1, gradient=None, scratch=4096):
         self.dtype = np.dtype(dtype)
         panel = host().bindings(dtype)["PANEL"]
-        self.memory = np.full(scratch + panel + 1, np.nan, dtype)
-        self.memory[scratch:] = [0] * panel + [1]
+        self.memory = np.full(scratch + 2 * panel, np.nan, dtype)
+        self.memory[scratch:] = [0] * panel + [1] * panel
         self.cells = np.zeros(CONTEXT, np.int64)
         self.cells[[BATCH, UPDATE, GRADIENT, SCRATCH, ZEROS]] = (
             batch, update, _word(gradient), self.memory.ctypes.data, self.memory[scratch:].ctypes.data)

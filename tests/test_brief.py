@@ -8,6 +8,8 @@ import pytest
 
 import hotloop as hl
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 INPUTS, OUTPUTS = 5, 4
 RNG = np.random.default_rng(0)
 LABELS, NUMBERS = RNG.integers(0, OUTPUTS, 300), RNG.standard_normal((300, OUTPUTS))

@@ -112,7 +112,8 @@ def run_plain(monkeypatch):
         return ctypes.cast(callbacks[function, dtype], ctypes.c_void_p).value
 
     def python(function, dtype):
-        bindings = host().bindings(dtype) | {"FUSED": False}  # plain Python rounds twice
+        bindings = host().bindings(dtype) | getattr(function, "bound", {})
+        bindings["FUSED"] = False  # plain Python rounds twice
         run, names = Plain(bindings, None, dtype).bind(function), _jit.operands(function)
 
         def call(row, *common):
@@ -208,13 +209,26 @@ def networks(dtype):
     return {"losses": trainer.fit(x, y, 2).loss} | trainer.gradients(x, y) | {"outputs": trainer.predict(x)}
 
 
-def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
+def narrow(run):
+    """What comes out of programs by feature."""
+    def runs():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hotloop.build.narrow_rows", lambda program: 1)
+            return run()
+
+    return runs
+
+
+def test_kernels_mean_the_same_in_plain_python(dtype, run_plain, by_panels):
     runs = [functools.partial(trained, *net, dtype) for net in NETS] + [functools.partial(expressions, dtype),
                                                                             functools.partial(normalised, dtype),
                                                                             functools.partial(networks, dtype),
                                                                             functools.partial(as_they_lie, dtype)]
     runs.append(functools.partial(trained, *NETS[0], dtype, l1=0.1, l2=0.2, clip_value=0.1, clip_norm=0.2,
                                   schedule=hl.StepLR(1, by="update")))
+    runs += [narrow(functools.partial(trained, *net, dtype)) for net in NETS if type(net[0]) in (hl.Sigmoid, hl.ReLU)]
+    runs += [narrow(functools.partial(trained, hl.Tanh(), loss, hl.SGD(lr=0.1), dtype)) for loss in LOSSES
+             if type(loss[0]) is not hl.ZeroOneLoss]
     compiled = [run() for run in runs]
     called = run_plain()
     for run, expected in zip(runs, compiled, strict=True):
@@ -222,6 +236,7 @@ def test_kernels_mean_the_same_in_plain_python(dtype, run_plain):
         scale = max(np.abs(value).max() for value in expected.values())
         for name, value in expected.items():
             close(found[name], value, dtype, "training", 17, scale)  # the longest sum
-    assert called >= ({function for op in OPS.values() for function in (op.cpu, op.wide) if function}
+    narrower = {function.by_feature for function in KERNELS if hasattr(function, "by_feature")}
+    assert called >= narrower | ({function for op in OPS.values() for function in (op.cpu, op.wide) if function}
                       | {function for function in KERNELS if function.__module__ == features.__name__}
                       | {walk.walk, losses.total_loss, losses.total_weight})

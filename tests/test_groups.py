@@ -19,11 +19,12 @@ ROWS = 203
 
 
 @pytest.fixture
-def always(monkeypatch):
+def always(monkeypatch, either_way):
     """Take every batch in groups, up to 8 rows of them at a time."""
-    for name in ("_WORTH", "_GRADIENTS", "_LEAST"):
+    for name in ("_WORTH", "_GRADIENTS", "_LEAST", "_OPERATIONS", "_LEAST_VECTORS"):
         monkeypatch.setattr(groups, name, 0)
     monkeypatch.setattr(groups, "_ROWS_BYTES", 1)
+    monkeypatch.setattr(groups, "_NEAREST_BYTES", 1)
     monkeypatch.setattr(groups, "_TURN", 8)
 
 
@@ -151,7 +152,7 @@ def test_each_number_of_rows_has_one_program():
         trainer = hl.Trainer(hl.Sequential(*layers[:-1]), hl.MSELoss(), hl.SGD(), threads=64)
         trainer.program(np.ones((2, widths[0])), np.ones((2, widths[-1])))
         both = trainer._programs[next(key for key in trainer._programs if key[0] == "train")]
-        variants = [program for program in (both.few, both, both.many) if program is not None]
+        variants = [program for program in (both.few, both, both.narrow, both.many) if program is not None]
         for count in range(1, rows):
             assert [one for one in variants if both.span(one)[0] <= count <= both.span(one)[1]] == [both.best(count)]
 

@@ -9,6 +9,8 @@ import hotloop as hl
 from hotloop import pace
 from hotloop.pace import Pace
 
+pytestmark = pytest.mark.usefixtures("by_panels")
+
 
 def run(chosen, seconds, steps=100, runs=2000):
     """Tell it runs of a machine on which a step of so many workers takes `seconds(workers)`; the counts of all runs."""

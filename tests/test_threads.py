@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 
 import hotloop as hl
+from hotloop import build
+
+pytestmark = pytest.mark.usefixtures("by_panels")
 
 ROWS = 150
 METHODS = [method for method in ("fork", "spawn", "forkserver") if method in multiprocessing.get_all_start_methods()]
@@ -40,7 +43,8 @@ def train(seed, epochs=5, **options):
 def python(script, *arguments, timeout=100):
     """The JSON that a script prints, run in a process of its own with this file as module `t`."""
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    code = f"import test_threads as t\nt.{script}({', '.join(map(repr, arguments))})"
+    code = ("import test_threads as t\nt.build.narrow_rows = lambda program: 0\n"
+            f"t.{script}({', '.join(map(repr, arguments))})")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout,
                           env=os.environ | {"PYTHONPATH": paths})
     assert done.returncode == 0, f"exit status {done.returncode}: {done.stderr[-2000:]}"
@@ -82,6 +86,7 @@ def test_more_threads_than_rows():
 
 
 def child(results, threads):
+    build.narrow_rows = lambda program: 0  # as in the parent
     results.send(train(1, threads=threads))
 
 

@@ -9,6 +9,8 @@ from tolerances import close
 
 import hotloop as hl
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 BACKENDS, DTYPES = ("numpy", "cpu"), ("float32", "float64")
 ACTIVATIONS = {"identity": hl.Identity(), "relu": hl.ReLU(), "leaky_relu": hl.LeakyReLU(0.2), "sigmoid": hl.Sigmoid(),
                "tanh": hl.Tanh(), "gelu": hl.GELU(), "gelu_tanh": hl.GELU("tanh"), "softmax": hl.Softmax()}

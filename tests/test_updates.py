@@ -10,6 +10,8 @@ from tolerances import close
 import hotloop as hl
 from hotloop.kernels import OPS
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 STILL = {"lr": 0.1, "weight_decay": 0.0}
 MOMENTS = STILL | {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 DEFAULTS = {

@@ -11,6 +11,8 @@ import hotloop as hl
 from hotloop.losses import LOSSES
 from hotloop.optimizers import OPTIMIZERS
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 WHOLE = {"l1": 0.01, "l2": 0.02, "penalize_bias": True, "clip_value": 0.05, "clip_norm": 0.2}
 
 

@@ -1,0 +1,133 @@
+"""Makes of a program for training the same by feature, and says for which nets and batches that pays.
+
+See `hotloop.kernels.dense_by_feature`. What pays is decided by the net, the batch's rows and the processor's vectors
+alone, so results do not depend on threads. Both programs are counted in operations of a whole vector.
+"""
+
+from dataclasses import replace
+
+from hotloop.kernels import _jit
+from hotloop.kernels.activations import ACTIVATIONS
+from hotloop.kernels.dense_by_feature import each_by_feature
+
+from .program import Buffer, Instruction
+
+_GAIN = 1.12  # so many times the operations must the other program have for it where rows are many
+_OURS, _THEIRS = 1250, 1570  # operations for each dense layer, however few the rows: instructions, and what begins anew
+_ACTIVATION = 14  # for a vector of an activation, or of its slope, that is no part of a product
+_GATHERED = 11  # for each panel of a row of the input, in the other program
+_SWAPPED = 2  # for each of the LANES log2 LANES shuffles that transpose a square of the input, by feature
+_DOT = 3  # operations of a row's dot product beside those of its vectors
+_LARGEST = 4096  # weights of a matrix, which are read for each block of rows
+_SINGLE = 4  # features of an input up to which none is transposed
+
+
+def by_feature(program):
+    """The same program by feature, or None where an instruction has no such kernel."""
+    buffers = {buffer: buffer if buffer.flat else replace(buffer, by_feature=True)
+               for buffer in program.buffers if isinstance(buffer, Buffer)}
+    made = [_instruction(instruction, buffers) for instruction in program.instructions]
+    if None in made or not any(instruction.phase == "units" for instruction in made):
+        return None
+    scratch = max(program.scratch, program.layout.panel**2)
+    return replace(program, instructions=made, scratch=scratch, alone=True,
+                   buffers=[buffers.get(buffer, buffer) for buffer in program.buffers])
+
+
+def narrow_rows(program):
+    """From how many rows on a batch is expected to take less by feature; 0 where it never does."""
+    lanes, layers = program.layout.lanes, sum(part.op == "dense" for part in _parts(program))
+    ours, theirs = operations(program), sum(_by_columns(part, program.layout) for part in _parts(program))
+    largest = max((block.inputs * block.outputs for block in program.blocks), default=0)
+    if largest > _LARGEST or _GAIN * ours >= theirs * lanes:
+        return 0
+    return next(rows for rows in range(1, lanes + 1) if ours + _OURS * layers < theirs * rows + _THEIRS * layers)
+
+
+def operations(program):
+    """Operations of LANES rows by feature."""
+    return sum(_by_rows(part, program.layout) for part in _parts(program))
+
+
+def _parts(program):
+    return [part for instruction in program.instructions for part in (instruction, *instruction.chained())]
+
+
+def _by_rows(part, layout):
+    """Operations of an instruction for LANES rows, in vectors of rows."""
+    if part.op == "gather":
+        columns = part.operands["y"].cols
+        squares = 0 if columns <= _SINGLE else -(-columns // layout.lanes)
+        return squares * _SWAPPED * layout.lanes * (layout.lanes.bit_length() - 1)
+    if _separate(part):
+        return _ACTIVATION * part.operands[part.writes[0]].cols
+    if "dense" in part.op:
+        return part.operands["w"].inputs * part.operands["w"].outputs
+    return 0
+
+
+def _by_columns(part, layout):
+    """Operations of an instruction for one row, in vectors of columns."""
+    if part.op == "gather":
+        return _GATHERED * part.operands["y"].panels
+    if _separate(part):
+        return _ACTIVATION * part.operands[part.writes[0]].panels * layout.panel / layout.lanes
+    if "dense" not in part.op:
+        return 0
+    block = part.operands["w"]
+    outwards, inwards = (_product(deep, wide, layout.lanes) for deep, wide in
+                         ((block.inputs, block.outputs), (block.outputs, block.inputs)))
+    return {"dense": outwards, "dense_input_gradient": inwards}.get(part.op, min(outwards, inwards))
+
+
+def _separate(part):
+    """Whether an instruction is an activation, or the slope of one, that is no part of a product."""
+    return part.op.removesuffix("_backward") in ACTIVATIONS
+
+
+def _product(depth, columns, lanes):
+    """Operations of one row of a product; the last few columns may go as dot products (`hotloop.kernels.gemm`)."""
+    rest = columns % lanes
+    return depth * (columns // lanes) + min(depth, rest * (depth / lanes + _DOT))
+
+
+def _instruction(instruction, buffers):
+    """An instruction on `buffers`, the dictionary of those by feature, or None."""
+    operands, kernel = dict(instruction.operands), instruction.kernel
+    given = [value for value in operands.values() if isinstance(value, Buffer) and not value.flat]
+    if any(buffer.rows is not None for buffer in given):
+        return None
+    if given and _separate(instruction):
+        return _elementwise(instruction, buffers)
+    if given and not hasattr(kernel, "by_feature"):
+        return None
+    for name, value in operands.items():
+        if isinstance(value, Instruction):
+            operands[name] = _chained(value, buffers)
+            if operands[name] is None:
+                return None
+        elif isinstance(value, Buffer):
+            operands[name] = buffers[value]
+    return replace(instruction, kernel=kernel.by_feature if given else kernel, operands=operands)
+
+
+def _elementwise(instruction, buffers):
+    """An activation that follows no product."""
+    chain = _chained(instruction, buffers)
+    if chain is None:
+        return None
+    result = chain.operands[chain.writes[0]]
+    return replace(instruction, kernel=each_by_feature, operands={"y": result, "chain": chain}, writes=("y",))
+
+
+def _chained(instruction, buffers):
+    """An instruction that another one runs, with those that it runs itself; None if it needs to know the features."""
+    operands = {name: buffers.get(value, value) if isinstance(value, Buffer) else value
+                for name, value in instruction.operands.items()}
+    if operands.get("chain") is not None:
+        operands["chain"] = _chained(operands["chain"], buffers)
+    if any(isinstance(value, Buffer) for value in operands.values()):
+        for name in _jit.operands(instruction.kernel):
+            if name.endswith(("_cols", "_width")) or name == "key":
+                return None
+    return replace(instruction, operands=operands)

@@ -1,0 +1,107 @@
+"""The register tiles of programs by feature (see `dense_by_feature`): rows of the batch in the lanes of vectors."""
+
+from llvmlite import ir
+from numba import types
+
+from ._intrinsics import I1, I32, I64, simple
+from ._tiles import Tiles
+
+
+class FeatureTiles(Tiles):
+    """Builds those intrinsics for one floating-point type and one tile."""
+
+    def __init__(self, bindings):
+        super().__init__(bindings)
+        self.sums = bindings["SUMS"]
+
+    def make_tile_by_feature(self):
+        def emit(builder, m, vectors, depth, w, x, y, finish):
+            zero = ir.Constant(self.vector, None)
+            bias = builder.add(w, builder.mul(depth, I64(self.panel * self.scalar_bytes)))
+            plain = builder.icmp_signed("==", finish, I64(0))
+            with self._shapes(builder, m, vectors) as shapes:
+                for rows, columns in shapes:
+                    first = [value for i in range(rows)
+                             for value in [self._splat(builder, self._at(builder, bias, i))] * columns]
+                    _, _, sums = self._loop(builder, depth, w, 1, self.panel, x, rows, columns, first)
+                    positive = [builder.select(builder.fcmp_ordered("<=", value, zero), zero, value) for value in sums]
+                    self._store_tile(builder, columns, [builder.select(plain, *pair)
+                                                        for pair in zip(sums, positive, strict=True)], y)
+
+        return simple(types.void(*[types.int64] * 7), emit)
+
+    def make_cross(self):
+        def emit(builder, across, vectors, x, x_block, dy, dy_block, target):
+            shapes = [(1 << power, 1) for power in range(self.sums.bit_length())]
+            with self._cases(builder, across, I64(1), shapes) as cases:
+                for columns, _ in cases:
+                    self._cross(builder, self.sums // columns, columns, vectors, (x, x_block), (dy, dy_block), target)
+
+        return simple(types.void(*[types.int64] * 7), emit)
+
+    def _cross(self, builder, rows, columns, vectors, x, dy, target):
+        """The sums of one shape: to `target`, LANES of them at a time."""
+        def add(x, dy, sums):
+            right = [self._load(builder, self._at(builder, dy, j * self.panel), self.vector) for j in range(columns)]
+            totals = []
+            for i in range(rows):
+                left = self._load(builder, self._at(builder, x, i * self.panel), self.vector)
+                totals += [self._fmuladd(builder, left, right[j], sums[i * columns + j]) for j in range(columns)]
+            return totals
+
+        sums = self._blocks(builder, vectors, (x, dy), self.sums, add)
+        piece = min(columns, self.lanes)
+        for first in range(0, self.sums, self.lanes):
+            total = self._across(builder, sums[first : first + self.lanes])
+            for place in range(first, first + self.lanes, piece):
+                order = [I32(place - first + i) for i in range(piece)]
+                part = builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, piece), order))
+                offset = place // columns * self.panel + place % columns
+                self._store(builder, part, self._at(builder, target, offset))
+
+    def _blocks(self, builder, vectors, operands, count, add):
+        """`count` sums of add(*places, sums) over so many vectors of rows, two in each block of the operands.
+
+        operands: pairs of an address and the distance of blocks, in numbers.
+        """
+        size, zeros = I64(self.scalar_bytes), [ir.Constant(self.vector, None)] * count
+        steps = [builder.mul(block, size) for _, block in operands]
+        before = builder.block
+        loop, after, odd, done = (builder.append_basic_block(f"blocks.{name}")
+                                  for name in ("loop", "after", "odd", "done"))
+        whole = builder.lshr(vectors, I64(1))
+        builder.cbranch(builder.icmp_signed(">", whole, I64(0)), loop, after)
+        builder.position_at_end(loop)
+        left, places = builder.phi(I64), [builder.phi(I64) for _ in operands]
+        sums = [builder.phi(self.vector) for _ in zeros]
+        totals = sums
+        for vector in range(2):
+            totals = add(*(self._at(builder, place, vector * self.lanes) for place in places), totals)
+        fewer = builder.sub(left, I64(1))
+        phis = [(left, whole, fewer), *zip(sums, zeros, totals, strict=True),
+                *((place, first, builder.add(place, step))
+                  for place, (first, _), step in zip(places, operands, steps, strict=True))]
+        builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), loop, after)
+        for phi, start, following in phis:
+            phi.add_incoming(start, before)
+            phi.add_incoming(following, loop)
+        builder.position_at_end(after)
+        joined = []
+        for phi, start, following in phis[1:]:
+            result = builder.phi(phi.type)
+            result.add_incoming(start, before)
+            result.add_incoming(following, loop)
+            joined.append(result)
+        sums, places = joined[:count], joined[count:]
+        builder.cbranch(builder.trunc(vectors, I1), odd, done)
+        builder.position_at_end(odd)
+        totals = add(*places, sums)
+        builder.branch(done)
+        builder.position_at_end(done)
+        results = []
+        for value, total in zip(sums, totals, strict=True):
+            result = builder.phi(self.vector)
+            result.add_incoming(value, after)
+            result.add_incoming(total, odd)
+            results.append(result)
+        return results
