@@ -4,6 +4,7 @@ from llvmlite import ir
 from numba import types
 
 from ._intrinsics import I1, I32, I64, simple
+from ._primitives import HEIGHTS
 from ._tiles import Tiles
 
 
@@ -16,19 +17,45 @@ class FeatureTiles(Tiles):
 
     def make_tile_by_feature(self):
         def emit(builder, m, vectors, depth, w, x, y, finish):
-            zero = ir.Constant(self.vector, None)
             bias = builder.add(w, builder.mul(depth, I64(self.panel * self.scalar_bytes)))
-            plain = builder.icmp_signed("==", finish, I64(0))
-            with self._shapes(builder, m, vectors) as shapes:
+            with self._heights(builder, m, vectors) as shapes:
                 for rows, columns in shapes:
                     first = [value for i in range(rows)
                              for value in [self._splat(builder, self._at(builder, bias, i))] * columns]
                     _, _, sums = self._loop(builder, depth, w, 1, self.panel, x, rows, columns, first)
-                    positive = [builder.select(builder.fcmp_ordered("<=", value, zero), zero, value) for value in sums]
-                    self._store_tile(builder, columns, [builder.select(plain, *pair)
-                                                        for pair in zip(sums, positive, strict=True)], y)
+                    self._store_tile(builder, columns, self._cut(builder, sums, finish), y)
 
         return simple(types.void(*[types.int64] * 7), emit)
+
+    def make_tile_by_block(self):
+        def emit(builder, m, vectors, depth, a, b, c, start, finish, mask):
+            size = I64(self.panel * self.scalar_bytes)
+            zero, masked = ir.Constant(self.vector, None), builder.icmp_signed("==", finish, I64(2))
+            begun = builder.icmp_signed("!=", start, I64(0))
+            with self._heights(builder, m, vectors) as shapes:
+                for rows, columns in shapes:
+                    first = [builder.select(begun, value, zero)
+                             for value in self._load_tile(builder, rows, columns, c, size)]
+                    _, _, sums = self._loop(builder, depth, a, self.panel, 1, b, rows, columns, first)
+                    gates = self._load_tile(builder, rows, columns, builder.select(masked, mask, c), size)
+                    open_ = [builder.fcmp_ordered(">", gate, zero) for gate in gates]
+                    shut = [builder.select(gate, value, zero) for gate, value in zip(open_, sums, strict=True)]
+                    self._store_tile(builder, columns, [builder.select(masked, *pair)
+                                                        for pair in zip(shut, sums, strict=True)], c)
+
+        return simple(types.void(*[types.int64] * 9), emit)
+
+    def _heights(self, builder, m, vectors):
+        """Code for each shape of a tile, of which there are few: m is one of HEIGHTS."""
+        shapes = [(rows, columns) for columns, most in ((1, HEIGHTS[-1]), (2, self.rows[2]))
+                  for rows in HEIGHTS if rows <= most]
+        return self._cases(builder, m, vectors, shapes)
+
+    def _cut(self, builder, sums, finish):
+        """The sums, or their positive part."""
+        zero, plain = ir.Constant(self.vector, None), builder.icmp_signed("==", finish, I64(0))
+        positive = [builder.select(builder.fcmp_ordered("<=", value, zero), zero, value) for value in sums]
+        return [builder.select(plain, *pair) for pair in zip(sums, positive, strict=True)]
 
     def make_cross(self):
         def emit(builder, across, vectors, x, x_block, dy, dy_block, target):

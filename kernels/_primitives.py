@@ -24,6 +24,7 @@ SHALLOW = 4  # the largest depth of `outer`
 CHAINS = 4  # that `add_rows` adds up side by side
 FUSED = False  # `fma` rounds once
 AHEAD = 0  # bytes that a tile asks for with each of its steps
+HEIGHTS = 1, 2, 3, 4, 6, 8  # features that a tile by feature may have, at most TILE where it is two vectors wide
 SUMS = 8  # that `cross` makes at once
 BY_FEATURE = False  # how buffers lie: see `dense_by_feature`
 ROUND = 1.5 * 2.0**52  # x + ROUND holds the integer k nearest to x, for |x| < 2**22, in its last digits
@@ -228,7 +229,7 @@ def outer(m, vectors, depth, a, b, c, start, start_row):
 
 
 def tile_by_feature(m, vectors, depth, w, x, y, finish):
-    """y = finish(w' @ x + bias) by feature: m <= TILE outputs of 2 vectors of the batch's rows, or NARROW of 1.
+    """y = finish(w' @ x + bias) by feature: m outputs, one of HEIGHTS, of 1 or 2 vectors of the batch's rows.
 
     w, x and y are rows of PANEL numbers, w's those of a panel: `depth` of weights, then the bias. The numbers are those
     of `tile`; `finish` is 0 or 1.
@@ -241,6 +242,19 @@ def tile_by_feature(m, vectors, depth, w, x, y, finish):
         if finish:
             total = np.where(total <= 0, real(0), total)
         _array(y + i * PANEL * SIZE, n, real)[:] = total
+
+
+def tile_by_block(m, vectors, depth, a, b, c, start, finish, mask):
+    """`tile` of m rows, one of HEIGHTS, and depth <= PANEL: start is c, or 0 where it is none; finish is 0 or 2."""
+    n = vectors * LANES
+    for i in range(m):
+        row = _array(c + i * PANEL * SIZE, n, real)
+        total = row.copy() if start else np.zeros(n, real)
+        for k in range(depth):
+            total += _array(a + (i * PANEL + k) * SIZE, 1, real) * _array(b + k * PANEL * SIZE, n, real)
+        if finish == 2:
+            total = np.where(_array(mask + i * PANEL * SIZE, n, real) > 0, total, real(0))
+        row[:] = total
 
 
 def cross(across, vectors, x, x_block, dy, dy_block, target):

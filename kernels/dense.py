@@ -127,7 +127,7 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width
             target, height = scratch + first * PANEL * SIZE, min(PANEL, rows - first)
             if BY_FEATURE:
                 unit_gradient_by_feature(inputs, x_cols, column, dy_cols, target, _turned(context), batch, height,
-                                         columns, context)
+                                         columns)
             else:
                 _unit_gradient(inputs, column, target, batch, height, columns, context)
         if bias and strip + group == strips:

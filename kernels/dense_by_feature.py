@@ -12,11 +12,9 @@ vector of rows:
 Rows that fill up the last block repeat the batch's last row, with zero for a gradient.
 """
 
-from ._context import CONTEXT, ZEROS
 from ._jit import kernel
 from ._primitives import (
     LANES,
-    NARROW,
     PANEL,
     SIZE,
     SUMS,
@@ -24,7 +22,7 @@ from ._primitives import (
     call,
     cross,
     ints,
-    tile,
+    tile_by_block,
     tile_by_feature,
     transpose,
 )
@@ -44,8 +42,8 @@ def dense_forward_by_feature(x, x_cols, w, y, y_cols, finish, chain, context, lo
             height = _height(outputs, vectors)
             j = 0
             while j < outputs:
-                tile_by_feature(min(height, outputs - j), vectors, x_cols, w + o // PANEL * size + j * SIZE, given,
-                                made + (o + j) * PANEL * SIZE, finish)
+                tile_by_feature(_rounded(min(height, outputs - j)), vectors, x_cols, w + o // PANEL * size + j * SIZE,
+                                given, made + (o + j) * PANEL * SIZE, finish)
                 j += height
     return _chained(chain, y_cols, context, low, high)
 
@@ -53,21 +51,17 @@ def dense_forward_by_feature(x, x_cols, w, y, y_cols, finish, chain, context, lo
 @kernel
 def dense_input_gradient_by_feature(dy, dy_cols, w, dx, dx_cols, finish, mask, chain, context, low, high):
     """dX = finish(dY W') for blocks of rows [low, high), then the instruction `chain` on them."""
-    panel, zeros = (dx_cols + 1) * PANEL, ints(context, CONTEXT)[ZEROS]
     for first in range(low, high, PANEL):
         given, made, gate = dy + first * dy_cols * SIZE, dx + first * dx_cols * SIZE, mask + first * dx_cols * SIZE
         vectors = _vectors(high - first)
-        height = _height(dx_cols, vectors)
-        i = 0
-        while i < dx_cols:
-            place = i * PANEL * SIZE
-            tile(min(height, dx_cols - i), vectors, dy_cols, w + place, panel, given, made + place, zeros, 0, finish,
-                 gate + place, given)
-            i += height
+        for o in range(0, dy_cols, PANEL):
+            last = finish if o + PANEL >= dy_cols else 0
+            _by_block(dx_cols, vectors, min(PANEL, dy_cols - o), w + o * (dx_cols + 1) * SIZE, given + o * PANEL * SIZE,
+                      made, o, last, gate)
     return _chained(chain, dx_cols, context, low, high)
 
 
-def unit_gradient_by_feature(x, x_cols, dy, dy_cols, target, room, batch, rows, columns, context):
+def unit_gradient_by_feature(x, x_cols, dy, dy_cols, target, room, batch, rows, columns):
     """`rows` x `columns` of dW, from the first of these features on, and what fills up the unit's last tiles.
 
     room: for PANEL x PANEL numbers. Few rows of the batch are not worth adding up lanes: blocks of dY are transposed
@@ -80,26 +74,29 @@ def unit_gradient_by_feature(x, x_cols, dy, dy_cols, target, room, batch, rows, 
             across, tiles = width, count
         width *= 2
     if -(-columns // LANES) * (rows * batch + vectors * LANES * _TURNING) < tiles * SUMS * (vectors + _ADDING):
-        _turned(x, x_cols, dy, dy_cols, target, room, batch, rows, columns, context)
+        _turned(x, x_cols, dy, dy_cols, target, room, batch, rows, columns)
     else:
         _crossed(across, x, x_cols * PANEL, dy, dy_cols * PANEL, target, batch, rows, columns)
 
 
-def _turned(x, x_cols, dy, dy_cols, target, room, batch, rows, columns, context):
-    width = -(-columns // LANES)
+def _turned(x, x_cols, dy, dy_cols, target, room, batch, rows, columns):
     for first in range(0, batch, PANEL):
-        steps, given, start, row = min(PANEL, batch - first), x + first * x_cols * SIZE, target, PANEL
-        if first == 0:
-            start, row = ints(context, CONTEXT)[ZEROS], 0
+        steps = min(PANEL, batch - first)
         for o in range(0, columns, LANES):
             for b in range(0, steps, LANES):
                 transpose(dy + (first * dy_cols + o * PANEL + b) * SIZE, PANEL, room + (b * PANEL + o) * SIZE, PANEL)
-        height = _height(rows, width)
-        i = 0
-        while i < rows:
-            tile(min(height, rows - i), width, steps, given + i * PANEL * SIZE, 0, room, target + i * PANEL * SIZE,
-                 start + i * row * SIZE, row, 0, 0, given)
-            i += height
+        _by_block(rows, -(-columns // LANES), steps, x + first * x_cols * SIZE, room, target, first, 0, 0)
+
+
+def _by_block(rows, vectors, depth, a, b, c, start, finish, mask):
+    """`tile_by_block` for any number of rows; what fills up the last tile is written, too."""
+    height = _height(rows, vectors)
+    i = 0
+    while i < rows:
+        place = i * PANEL * SIZE
+        tile_by_block(_rounded(min(height, rows - i)), vectors, depth, a + place, b, c + place, start, finish,
+                      mask + place)
+        i += height
 
 
 def bias_gradient_by_feature(ones, dy, dy_cols, target, batch, columns):
@@ -122,12 +119,19 @@ def _vectors(rows):
 
 
 def _height(features, vectors):
-    """Rows of a tile: as even as can be, since a low one is too few sums to keep the multipliers busy."""
-    most = TILE
-    if vectors == 1:
-        most = NARROW
+    """Features of a tile: as even as can be, since of few there are not enough sums to keep the multipliers busy."""
+    most = 8
+    if vectors == 2:
+        most = min(most, TILE)
     tiles = -(-features // most)
-    return -(-features // tiles)
+    return _rounded(-(-features // tiles))
+
+
+def _rounded(features):
+    """The next of HEIGHTS."""
+    if features > 4:
+        return features + features % 2
+    return features
 
 
 @kernel
