@@ -27,10 +27,10 @@ def by_feature(program):
     buffers = {buffer: buffer if buffer.flat else replace(buffer, by_feature=True)
                for buffer in program.buffers if isinstance(buffer, Buffer)}
     made = [_instruction(instruction, buffers) for instruction in program.instructions]
-    if None in made or not any(instruction.phase == "units" for instruction in made):
+    if None in made:
         return None
     scratch = max(program.scratch, program.layout.panel**2)
-    return replace(program, instructions=made, scratch=scratch, alone=True,
+    return replace(program, instructions=made, scratch=scratch, grain=program.layout.panel,
                    buffers=[buffers.get(buffer, buffer) for buffer in program.buffers])
 
 

@@ -138,7 +138,7 @@ class _Bound:
         self.body = next((instruction for instruction in self.instructions if instruction.inner), None)
         self.rows = _with_chained(self.instructions)
         self.owners = [None] * len(self.rows)  # of a row that each worker has for itself, which one
-        self.most = 1 if program.alone else sys.maxsize if self.body is None else GROUPS  # workers of a run
+        self.most = sys.maxsize if self.body is None else GROUPS  # workers of a run
         if self.body is not None:
             own = _with_chained(self.body.inner)
             self.owners += [worker for worker in range(GROUPS) for _ in own]
@@ -182,13 +182,14 @@ class _Bound:
         self.shared = aligned_zeros(walk.SHARED * 8).view(np.int64)
         self.shared_address, self.context_address = address(self.shared), 0
         trains = any("w" in part.writes for part in self.rows)
-        self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8, trains]
+        self.job = np.array([0] * _jit.HEADER + [self.phases.ctypes.data, len(self.phases), self.width * 8, trains,
+                             program.grain]
                             + [0] * 15 + [self.shared_address, team.YIELDER], np.int64)
         self.team = team.Team(walk.walk, self.job, self.shared)
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
         least = _LEAST_ROWS if program.elements * self.dtype.itemsize > _SECOND_LEVEL else tile
-        whole = program.layout.panel if program.alone else tile
+        whole = max(tile, program.grain)
         self.block = max(_SECOND_LEVEL // max(row_bytes, 1), least, whole) // whole * whole
 
     def _value(self, instruction, name, number, cell):
@@ -293,7 +294,7 @@ class _Bound:
 
     def pace(self, threads, batch, lending=0.0):
         """What settles how many workers runs on batches of so many rows take. lending: see `cost.workers`."""
-        most = min(team.spare() if threads is None else threads, self.most)
+        most = min(team.spare() if threads is None else threads, self.most, max(1, -(-batch // self.program.grain)))
         if (batch, most, lending) not in self.paces:
             count = cost.workers(self.program, batch, most, lending)
             self.paces[batch, most, lending] = Pace(count, min(most, cost.cores()))
@@ -325,7 +326,7 @@ def _with_chained(instructions):
 
 _NO_GOAL = struct.unpack("q", struct.pack("d", float("-inf")))[0]
 _VERDICT = slice(walk.FAILED, walk.DONE + 1, walk.OVERFLOWED - walk.FAILED)
-_STEPS = slice(_jit.HEADER + 4, _jit.HEADER + 19)  # the operands of `walk` that change from run to run
+_STEPS = slice(_jit.HEADER + 5, _jit.HEADER + 20)  # the operands of `walk` that change from run to run
 
 
 def ahead(arrays, rows):

@@ -30,7 +30,7 @@ def in_groups(program):
     shared = [instruction.operands["loss"] for instruction in by_phase["each"]]
     near = tuple(buffer for buffer in program.buffers if buffer not in shared)
     row_bytes = sum(buffer.nbytes(2 * _TURN) - buffer.nbytes(_TURN) for buffer in near) // _TURN
-    slots, most = Slots(size), _NEAREST_BYTES if program.alone else _ROWS_BYTES
+    slots, most = Slots(size), _NEAREST_BYTES if program.grain > 1 else _ROWS_BYTES
     # An instruction without units takes rows: what the plan noted for those that could be dealt out goes.
     inner = [*(replace(instruction, units=0) for instruction in by_phase["rows"]), *map(_partial, gradients)]
     body = Instruction("groups", groups, "units", dict.fromkeys(FOUND) | {
@@ -38,9 +38,9 @@ def in_groups(program):
         "elements": program.elements}, ("slots",), (), GROUPS, inner=tuple(inner), near=near)
     instructions = [*by_phase["before"], body, *(replace(instruction, stage=1) for instruction in by_phase["each"]),
                     *(_sum(instruction, slots, program) for instruction in gradients)]
-    made = replace(program, instructions=instructions, scratch=max(program.scratch, PIECE), alone=False,
+    made = replace(program, instructions=instructions, scratch=max(program.scratch, PIECE), grain=1,
                    buffers=[*shared, slots])
-    if program.alone:  # one worker for all until then
+    if program.grain > 1:
         return made, int(max(_OPERATIONS / operations(program), GROUPS * _LEAST_VECTORS) * program.layout.lanes)
     return made, max(int(max(_WORTH, _GRADIENTS * slots.nbytes(0)) / row_bytes), GROUPS * _LEAST)
 

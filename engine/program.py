@@ -212,8 +212,8 @@ class Program:
 
     The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each of
     `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
-    number of rows at most; it grows when a larger batch comes. One that is `alone` is run by one worker, which takes
-    whole blocks of rows. `settings` are the optimizer's numbers, read anew at
+    number of rows at most; it grows when a larger batch comes. Its rows are dealt out
+    in multiples of `grain`. `settings` are the optimizer's numbers, read anew at
     every run, whose steps may each have their own: an array. `scratch` counts the numbers of a worker's own memory,
     `flops` those of one batch row. `few` is a program that does the same for batches of up to `few_rows` rows,
     `narrow` one for batches from `narrow_rows` rows on, and `many` one from `many_rows` rows on.
@@ -232,7 +232,7 @@ class Program:
     settings: dict[str, float | np.ndarray] = field(default_factory=dict)
     scratch: int = 0
     flops: int = 0
-    alone: bool = False
+    grain: int = 1
     few: "Program | None" = None
     few_rows: int = 0
     narrow: "Program | None" = None

@@ -49,7 +49,8 @@ class Trainer(Holder, Epochs, Inference, BriefCalls):
     of these losses, alike; their sum is minimised. batch_size: rows of a training step. backend: "cpu" (compiled
     kernels) or "numpy" (the reference). threads: the cpu backend takes as many worker threads as a step is worth, at
     most so many, None for all that are free; results do not depend on it. dtype: "float32" or "float64". seed: of the
-    shuffling. shuffle: a new order every epoch. check_finite: refuse data with NaN or infinity.
+    shuffling. shuffle: a new order every epoch, where it has several batches. check_finite: refuse data with NaN or
+    infinity.
 
     schedule: of the learning rate, None for a constant one. l1, l2: the loss that is minimised, and that `fit`, `step`
     and `gradients` report, has l1 sum |w| + l2 / 2 sum w^2 added, over the weight matrices, with penalize_bias over

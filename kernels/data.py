@@ -5,7 +5,20 @@ A check fails where a number of the batch is not in its range; standing first, i
 
 from ._context import CONTEXT, REST, SCRATCH, START
 from ._jit import kernel
-from ._primitives import LANES, PANEL, SIZE, copy, draw_bits, ints, prefetch, real, reals, transpose, widen
+from ._primitives import (
+    LANES,
+    PANEL,
+    SIZE,
+    copy,
+    draw_bits,
+    ints,
+    prefetch,
+    real,
+    reals,
+    transpose,
+    transpose_edge,
+    widen,
+)
 
 WORDS = 512  # of 64 bits that are drawn at once
 _UNDER_WAY = 1024  # bytes of rows that are asked for ahead
@@ -79,8 +92,8 @@ def gather_by_feature(source, source_cols, order, y, context, low, high):
                     widen(room + (count - 1) * PANEL * SIZE, columns, room + i * PANEL * SIZE)
                 for i in range(0, filled, LANES):
                     for c in range(0, columns, LANES):
-                        transpose(room + (i * PANEL + c) * SIZE, PANEL, block + ((column + c) * PANEL + i) * SIZE,
-                                  PANEL)
+                        transpose_edge(room + (i * PANEL + c) * SIZE, PANEL, LANES,
+                                       block + ((column + c) * PANEL + i) * SIZE, PANEL, min(LANES, columns - c))
     return 0
 
 
@@ -118,6 +131,31 @@ def store(x, x_panel, x_cols, target, context, low, high):
             place = x + (first // PANEL * x_panel + i * PANEL) * SIZE
             copy(target + ((start + i) * x_cols + first) * SIZE, place, min(PANEL, x_cols - first))
     return 0
+
+
+@kernel
+def store_by_feature(x, x_cols, target, context, low, high):
+    """target[START + i] = x[i] from blocks of x; see `store`. `low` is the first row of a block."""
+    cells, size = ints(context, CONTEXT), x_cols * SIZE
+    start, room = cells[START], cells[SCRATCH]
+    for first in range(low, high, PANEL):
+        count, block, rows = min(PANEL, high - first), x + first * size, target + (start + first) * size
+        if x_cols <= _SINGLE:
+            numbers, given = reals(rows, count * x_cols), reals(block, x_cols * PANEL)
+            for i in range(count):
+                for c in range(x_cols):
+                    numbers[i * x_cols + c] = given[c * PANEL + i]
+        else:
+            for column in range(0, x_cols, LANES):
+                columns = min(LANES, x_cols - column)
+                for i in range(0, count, LANES):
+                    transpose(block + (column * PANEL + i) * SIZE, PANEL, room + i * LANES * SIZE, LANES)
+                for i in range(count):
+                    copy(rows + i * size + column * SIZE, room + i * LANES * SIZE, columns)
+    return 0
+
+
+store.by_feature = store_by_feature
 
 
 @kernel

@@ -42,9 +42,10 @@ def dense_forward_by_feature(x, x_cols, w, y, y_cols, finish, chain, context, lo
             height = _height(outputs, vectors)
             j = 0
             while j < outputs:
-                tile_by_feature(_rounded(min(height, outputs - j)), vectors, x_cols, w + o // PANEL * size + j * SIZE,
-                                given, made + (o + j) * PANEL * SIZE, finish)
-                j += height
+                rows = _fitting(height, outputs - j)
+                tile_by_feature(rows, vectors, x_cols, w + o // PANEL * size + j * SIZE, given,
+                                made + (o + j) * PANEL * SIZE, finish)
+                j += rows
     return _chained(chain, y_cols, context, low, high)
 
 
@@ -55,9 +56,8 @@ def dense_input_gradient_by_feature(dy, dy_cols, w, dx, dx_cols, finish, mask, c
         given, made, gate = dy + first * dy_cols * SIZE, dx + first * dx_cols * SIZE, mask + first * dx_cols * SIZE
         vectors = _vectors(high - first)
         for o in range(0, dy_cols, PANEL):
-            last = finish if o + PANEL >= dy_cols else 0
             _by_block(dx_cols, vectors, min(PANEL, dy_cols - o), w + o * (dx_cols + 1) * SIZE, given + o * PANEL * SIZE,
-                      made, o, last, gate)
+                      made, o, finish, gate)
     return _chained(chain, dx_cols, context, low, high)
 
 
@@ -89,14 +89,13 @@ def _turned(x, x_cols, dy, dy_cols, target, room, batch, rows, columns):
 
 
 def _by_block(rows, vectors, depth, a, b, c, start, finish, mask):
-    """`tile_by_block` for any number of rows; what fills up the last tile is written, too."""
+    """`tile_by_block` for any number of rows."""
     height = _height(rows, vectors)
     i = 0
     while i < rows:
-        place = i * PANEL * SIZE
-        tile_by_block(_rounded(min(height, rows - i)), vectors, depth, a + place, b, c + place, start, finish,
-                      mask + place)
-        i += height
+        place, taken = i * PANEL * SIZE, _fitting(height, rows - i)
+        tile_by_block(taken, vectors, depth, a + place, b, c + place, start, finish, mask + place)
+        i += taken
 
 
 def bias_gradient_by_feature(ones, dy, dy_cols, target, batch, columns):
@@ -124,13 +123,17 @@ def _height(features, vectors):
     if vectors == 2:
         most = min(most, TILE)
     tiles = -(-features // most)
-    return _rounded(-(-features // tiles))
+    height = -(-features // tiles)
+    if height > 4:
+        return height + height % 2
+    return height
 
 
-def _rounded(features):
-    """The next of HEIGHTS."""
+def _fitting(height, features):
+    """The largest of HEIGHTS up to `height` that so many features fill: beyond them lies what others may be at."""
+    features = min(height, features)
     if features > 4:
-        return features + features % 2
+        return features - features % 2
     return features
 
 

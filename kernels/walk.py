@@ -37,8 +37,8 @@ SHARED = 48
 
 
 @kernel
-def walk(phases, phase_count, row_bytes, flush, steps, start, rows, ahead, batch, update, block, strict, goal: float,
-         changing, changes, change_count, losses, contexts, workers, shared, yielder, context, low, high):
+def walk(phases, phase_count, row_bytes, flush, grain, steps, start, rows, ahead, batch, update, block, strict,
+         goal: float, changing, changes, change_count, losses, contexts, workers, shared, yielder, context, low, high):
     """Run `steps` steps as worker `low`; the batches follow each other from row `start` of `rows`.
 
     After the last row comes the first one again, `ahead` places further on in the order, which may be those of several
@@ -46,6 +46,8 @@ def walk(phases, phase_count, row_bytes, flush, steps, start, rows, ahead, batch
 
     `changing` are the addresses of `change_count` cells of the program that `changes`, a row a step, gives new numbers
     before each step. Who reads them does so after the step's first barrier.
+
+    Workers' slices of a batch begin at multiples of `grain` rows.
 
     With `flush`, which is for training, results below the normal numbers become 0: the moments of what gets no gradient
     any more would end there and stay, and x86 takes a hundred cycles for an operation on them.
@@ -55,17 +57,17 @@ def walk(phases, phase_count, row_bytes, flush, steps, start, rows, ahead, batch
     loss is below `goal` or, if `strict`, not finite; the update that would follow from that loss is not made.
     """
     if not flush:
-        return walked(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, update, block, strict, goal,
-                      changing, changes, change_count, losses, contexts, workers, shared, yielder, low)
+        return walked(phases, phase_count, row_bytes, grain, steps, start, rows, ahead, batch, update, block, strict,
+                      goal, changing, changes, change_count, losses, contexts, workers, shared, yielder, low)
     before = flush_subnormals()
-    done = walked(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, update, block, strict, goal,
+    done = walked(phases, phase_count, row_bytes, grain, steps, start, rows, ahead, batch, update, block, strict, goal,
                   changing, changes, change_count, losses, contexts, workers, shared, yielder, low)
     restore_rounding(before)
     return done
 
 
-def walked(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, update, block, strict, goal, changing,
-           changes, change_count, losses, contexts, workers, shared, yielder, worker):
+def walked(phases, phase_count, row_bytes, grain, steps, start, rows, ahead, batch, update, block, strict, goal,
+           changing, changes, change_count, losses, contexts, workers, shared, yielder, worker):
     """`walk`, as the thread rounds."""
     own = contexts + worker * CONTEXT * 8
     cells, numbers = ints(own, CONTEXT), doubles(own, CONTEXT)
@@ -82,7 +84,9 @@ def walked(phases, phase_count, row_bytes, steps, start, rows, ahead, batch, upd
         for number in range(phase_count):
             phase = ints(phases + number * PHASE * 8, PHASE)
             if phase[KIND] == ROWS:
-                first, last = size * worker // workers, size * (worker + 1) // workers
+                grains = (size + grain - 1) // grain
+                first = grains * worker // workers * grain
+                last = min(grains * (worker + 1) // workers * grain, size)
                 status = 0
                 for begin in range(first, last, block):
                     end = min(begin + block, last)

@@ -10,7 +10,10 @@ GUARDED = """
 import ctypes, mmap
 import numpy as np
 import hotloop as hl
-from hotloop import cpu_backend, graph_cpu
+from hotloop import build, cpu_backend, graph_cpu
+
+if NARROW:
+    build.narrow_rows = lambda program: 1
 
 protect, kept = ctypes.CDLL(None).mprotect, []
 
@@ -51,7 +54,9 @@ program(x=np.ones((19, 5)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="memory is protected by POSIX's mprotect")
-def test_nothing_past_the_end_is_touched(dtype):
-    done = subprocess.run([sys.executable, "-c", f"DTYPE = {dtype.name!r}\n{GUARDED}"], capture_output=True, text=True,
-                          timeout=300)
+@pytest.mark.parametrize("narrow", [False, True])
+def test_nothing_past_the_end_is_touched(dtype, narrow):
+    """With `narrow`, by programs by feature for any widths."""
+    done = subprocess.run([sys.executable, "-c", f"DTYPE, NARROW = {dtype.name!r}, {narrow}\n{GUARDED}"],
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"after {done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"

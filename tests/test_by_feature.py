@@ -53,6 +53,8 @@ class Blocks:
 
     @property
     def values(self):
+        """The matrix, beyond whose features nothing was written."""
+        assert np.isnan(self.memory[self.size :]).all()
         return self.all[: self.rows]
 
 
@@ -222,12 +224,12 @@ def test_narrow_nets_are_trained_by_feature():
     lanes = vector("float32")[0]
     parts = hl.Dense(1, 2), hl.Tanh(), hl.Dense(2, 2), hl.Tanh(), hl.Dense(2, 1)
     narrow, every = program(*parts, rows=lanes)
-    assert narrow.alone and narrow is every.narrow and every.narrow_rows <= lanes
-    assert every.many_rows > lanes and not program(*parts, rows=every.many_rows)[0].alone
+    assert narrow.grain > 1 and narrow is every.narrow and every.narrow_rows <= lanes
+    assert every.many_rows > lanes and program(*parts, rows=every.many_rows)[0].grain == 1
     for parts in ([hl.Dense(64, 64), hl.ReLU(), hl.Dense(64, 64)], [hl.Dense(1000, 5)],
                   [hl.Dense(128, 256), hl.ReLU(), hl.Dense(256, 128)]):
         wide, every = program(*parts)
-        assert not wide.alone and every.narrow is None
+        assert wide.grain == 1 and every.narrow is None
 
 
 @pytest.mark.parametrize("part", [hl.Dropout(0.5), hl.BatchNorm1d(4), hl.LayerNorm(4), hl.PReLU(), hl.Softmax()],
@@ -236,12 +238,34 @@ def test_what_has_no_kernel_by_feature(always_by_feature, part):
     assert program(hl.Dense(3, 4), part, hl.Dense(4, 2))[1].narrow is None
 
 
-def test_evaluation_and_predictions_are_not():
-    net = hl.Sequential(hl.Dense(3, 4), hl.ReLU(), hl.Dense(4, 2))
-    trainer = hl.Trainer(net, hl.MSELoss(), hl.SGD())
-    x, y = np.ones((30, 3)), np.ones((30, 2))
-    trainer.fit(x, y), trainer.evaluate(x, y), trainer.predict(x), trainer.gradients(x, y)
-    assert {goal for (goal, _), made in trainer._programs.items() if made.narrow} == {"train", "gradient"}
+@pytest.mark.parametrize("outputs", [1, 4, 5, 16, 17, 40])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_predictions(always_by_feature, dtype, outputs, threads):
+    made = []
+    for backend in ("numpy", "cpu"):
+        net = hl.Sequential(hl.Dense(3, 6), hl.Tanh(), hl.Dense(6, outputs), seed=1)
+        trainer = hl.Trainer(net, hl.MSELoss(), hl.SGD(), backend=backend, threads=threads, dtype=dtype)
+        x = np.random.default_rng(0).standard_normal((1000, 3))
+        made.append([trainer.predict(x[:rows]) for rows in (1, 33, 257, 1000, 33)])
+    assert trainer._programs["predict", None].narrow
+    for expected, found in zip(*made, strict=True):
+        close(found, expected, dtype, "product", 6, scale=1)
+
+
+def test_rows_are_dealt_out_in_whole_blocks(always_by_feature, dtype):
+    """To any number of workers, with the same bits."""
+    generator, found = np.random.default_rng(0), []
+    x, y = generator.standard_normal((200, 5)), generator.integers(0, 3, 200)
+    for threads in (1, 2, 3, 5):
+        net = hl.Sequential(hl.Dense(5, 9), hl.Tanh(), hl.Dense(9, 3), seed=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hotloop.cost.workers", lambda program, rows, most, lending: most)
+            trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(), batch_size=150, threads=threads, dtype=dtype)
+            losses = trainer.fit(x, y, epochs=3).loss
+            found.append((losses, trainer.predict(x).tobytes(), *(v.tobytes() for v in net.state_dict().values())))
+            program = trainer.program(x, y)
+            assert trainer._backend.bind(program).workers == min(threads, -(-150 // program.grain))
+    assert found == [found[0]] * 4
 
 
 def test_an_epoch_in_one_batch_has_no_order():
