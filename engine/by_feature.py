@@ -1,4 +1,4 @@
-"""Makes of a program for training the same by feature, and says for which nets and batches that pays.
+"""Makes of a program the same by feature, and says for which nets and batches that pays.
 
 See `hotloop.kernels.dense_by_feature`. What pays is decided by the net, the batch's rows and the processor's vectors
 alone, so results do not depend on threads. Both programs are counted in operations of a whole vector.
@@ -6,7 +6,6 @@ alone, so results do not depend on threads. Both programs are counted in operati
 
 from dataclasses import replace
 
-from hotloop.kernels import _jit
 from hotloop.kernels.activations import ACTIVATIONS
 from hotloop.kernels.dense_by_feature import each_by_feature
 
@@ -18,7 +17,6 @@ _ACTIVATION = 14  # for a vector of an activation, or of its slope, that is no p
 _GATHERED = 11  # for each panel of a row of the input, in the other program
 _SWAPPED = 2  # for each of the LANES log2 LANES shuffles that transpose a square of the input, by feature
 _DOT = 3  # operations of a row's dot product beside those of its vectors
-_LARGEST = 4096  # weights of a matrix, which are read for each block of rows
 _SINGLE = 4  # features of an input up to which none is transposed
 
 
@@ -38,8 +36,7 @@ def narrow_rows(program):
     """From how many rows on a batch is expected to take less by feature; 0 where it never does."""
     lanes, layers = program.layout.lanes, sum(part.op == "dense" for part in _parts(program))
     ours, theirs = operations(program), sum(_by_columns(part, program.layout) for part in _parts(program))
-    largest = max((block.inputs * block.outputs for block in program.blocks), default=0)
-    if largest > _LARGEST or _GAIN * ours >= theirs * lanes:
+    if _GAIN * ours >= theirs * lanes:
         return 0
     return next(rows for rows in range(1, lanes + 1) if ours + _OURS * layers < theirs * rows + _THEIRS * layers)
 
@@ -92,42 +89,23 @@ def _product(depth, columns, lanes):
 
 
 def _instruction(instruction, buffers):
-    """An instruction on `buffers`, the dictionary of those by feature, or None."""
-    operands, kernel = dict(instruction.operands), instruction.kernel
-    given = [value for value in operands.values() if isinstance(value, Buffer) and not value.flat]
+    """An instruction on `buffers`, the dictionary of those by feature, or None where it has no such kernel."""
+    kernel = instruction.kernel
+    given = [value for value in instruction.operands.values() if isinstance(value, Buffer) and not value.flat]
     if any(buffer.rows is not None for buffer in given):
         return None
-    if given and _separate(instruction):
-        return _elementwise(instruction, buffers)
+    if given and _separate(instruction):  # an activation that follows no product
+        chain = _moved(instruction, buffers)
+        operands = {"y": chain.operands[chain.writes[0]], "chain": chain}
+        return replace(instruction, kernel=each_by_feature, operands=operands, writes=("y",))
     if given and not hasattr(kernel, "by_feature"):
         return None
-    for name, value in operands.items():
-        if isinstance(value, Instruction):
-            operands[name] = _chained(value, buffers)
-            if operands[name] is None:
-                return None
-        elif isinstance(value, Buffer):
-            operands[name] = buffers[value]
-    return replace(instruction, kernel=kernel.by_feature if given else kernel, operands=operands)
+    return replace(_moved(instruction, buffers), kernel=kernel.by_feature if given else kernel)
 
 
-def _elementwise(instruction, buffers):
-    """An activation that follows no product."""
-    chain = _chained(instruction, buffers)
-    if chain is None:
-        return None
-    result = chain.operands[chain.writes[0]]
-    return replace(instruction, kernel=each_by_feature, operands={"y": result, "chain": chain}, writes=("y",))
-
-
-def _chained(instruction, buffers):
-    """An instruction that another one runs, with those that it runs itself; None if it needs to know the features."""
-    operands = {name: buffers.get(value, value) if isinstance(value, Buffer) else value
+def _moved(instruction, buffers):
+    """An instruction on other buffers, with those that it runs: elementwise ones, or updates."""
+    operands = {name: buffers.get(value, value) if isinstance(value, Buffer) else
+                _moved(value, buffers) if isinstance(value, Instruction) else value
                 for name, value in instruction.operands.items()}
-    if operands.get("chain") is not None:
-        operands["chain"] = _chained(operands["chain"], buffers)
-    if any(isinstance(value, Buffer) for value in operands.values()):
-        for name in _jit.operands(instruction.kernel):
-            if name.endswith(("_cols", "_width")) or name == "key":
-                return None
     return replace(instruction, operands=operands)

@@ -37,7 +37,7 @@ PADDING = ("tests/test_network_ops.py", "-k", "padding")
 LINES = ("tests/test_rows.py", "-k", "few_columns or fade")
 ORDER, ORDERS = "engine/order.py", ("tests/test_order.py",)
 ENTROPY, BATCHES, PACES = "kernels/cross_entropy.py", ("tests/test_groups.py",), ("tests/test_pace.py",)
-NARROW, FEATURES = "kernels/dense_by_feature.py", ("tests/test_by_feature.py",)
+BLOCKS, FEATUREWISE = "kernels/dense_by_feature.py", ("tests/test_by_feature.py",)
 MOMENTS, TURNED = ("tests/test_walk.py", "-k", "moments"), ("tests/test_panels.py",)
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
 
@@ -181,21 +181,20 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("engine/program.py", "return (1, min(self.few_rows, below))", "return (1, self.few_rows + 1)", BATCHES),
     ("engine/program.py", "self.layout.lanes * self.layout.panel\n", "0\n", ("tests/test_bounds.py",)),
     ("engine/cpu_backend.py", "            if self.owners[number] is None:\n", "            if True:\n", BATCHES),
-    (NARROW, "return features - features % 2", "return features + features % 2", FEATURES),
-    (NARROW, "low // PANEL * columns, -(-high", "low // PANEL * columns, (high", FEATURES),
-    (NARROW, "context, low // PANEL * columns", "context, low * columns // PANEL * 0", FEATURES),
-    (NARROW, "made, o, finish, gate)", "made, 0, finish, gate)", FEATURES),
-    (NARROW, "_crossed(SUMS, ones, 0,", "_crossed(SUMS, ones, PANEL,", FEATURES),
-    (NARROW, "target, first, 0, 0)", "target, 0, 0, 0)", FEATURES),
-    ("kernels/data.py", "PANEL, min(LANES, columns - c))", "PANEL, LANES)", FEATURES),
-    ("kernels/data.py", "for i in range(count, filled):", "for i in range(filled, filled):", FEATURES),
-    ("kernels/data.py", "numbers[c * PANEL + count - 1]", "0.0", FEATURES),
-    (DENSE, "        return PANEL * PANEL\n", "        return PANEL\n", FEATURES),
-    (TURNS, "min(PANEL, rows - i)", "PANEL", FEATURES),
-    ("kernels/walk.py", "first = grains * worker // workers * grain", "first = size * worker // workers", FEATURES),
-    ("engine/by_feature.py", 'or name == "key"', "", FEATURES),
-    ("engine/by_feature.py", "largest > _LARGEST or ", "", FEATURES),
-    ("engine/epochs.py", "if self.shuffle and batches > 1", "if self.shuffle", FEATURES),
+    (BLOCKS, "return features - features % 2", "return features + features % 2", FEATUREWISE),
+    (BLOCKS, "low // PANEL * columns, -(-high", "low // PANEL * columns, (high", FEATUREWISE),
+    (BLOCKS, "context, low // PANEL * columns", "context, low * columns // PANEL * 0", FEATUREWISE),
+    (BLOCKS, "made, o, finish, gate)", "made, 0, finish, gate)", FEATUREWISE),
+    (BLOCKS, "_crossed(SUMS, ones, 0,", "_crossed(SUMS, ones, PANEL,", FEATUREWISE),
+    (BLOCKS, "target, first, 0, 0)", "target, 0, 0, 0)", FEATUREWISE),
+    ("kernels/data.py", "PANEL, min(LANES, columns - c))", "PANEL, LANES)", FEATUREWISE),
+    ("kernels/data.py", "for i in range(count, filled):", "for i in range(filled, filled):", FEATUREWISE),
+    ("kernels/data.py", "numbers[c * PANEL + count - 1]", "0.0", FEATUREWISE),
+    (DENSE, "        return PANEL * PANEL\n", "        return PANEL\n", FEATUREWISE),
+    (TURNS, "min(PANEL, rows - i)", "PANEL", FEATUREWISE),
+    ("kernels/walk.py", "first = grains * worker // workers * grain", "first = size * worker // workers", FEATUREWISE),
+    ("engine/by_feature.py", "if _GAIN * ours >= theirs * lanes:", "if False:", FEATUREWISE),
+    ("engine/epochs.py", "if self.shuffle and batches > 1", "if self.shuffle", FEATUREWISE),
     ("engine/pace.py", "other < self._kept, other, _FIRST", "other > self._kept, other, _FIRST", PACES),
     ("engine/pace.py", "if workers != self.count or not steps:", "if not steps:", PACES),
     ("kernels/walk.py", "    before = flush_subnormals()", "    before = 8064", MOMENTS),
