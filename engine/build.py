@@ -14,7 +14,7 @@ from .plan import plan, shared
 
 
 def build(trainer, goal, form):
-    """The program for `goal` and the form of its `Examples`, with others for few and many rows where they are worth it.
+    """The program for `goal` and the form of its `Examples`, with others for few, narrow or many rows where they pay.
 
     goal: "predict", "gradient", "train", or ("evaluate", name of an output).
     """

@@ -7,6 +7,7 @@ alone, so results do not depend on threads. Both programs are counted in operati
 from dataclasses import replace
 
 from hotloop.kernels.activations import ACTIVATIONS
+from hotloop.kernels.data import SINGLE
 from hotloop.kernels.dense_by_feature import each_by_feature
 
 from .program import Buffer, Instruction
@@ -14,10 +15,9 @@ from .program import Buffer, Instruction
 _GAIN = 1.12  # so many times the operations must the other program have for it where rows are many
 _OURS, _THEIRS = 1250, 1570  # operations for each dense layer, however few the rows: instructions, and what begins anew
 _ACTIVATION = 14  # for a vector of an activation, or of its slope, that is no part of a product
-_GATHERED = 11  # for each panel of a row of the input, in the other program
-_SWAPPED = 2  # for each of the LANES log2 LANES shuffles that transpose a square of the input, by feature
+_GATHERED = 11  # for each panel of a row of inputs and targets, in the other program
+_SWAPPED = 2  # for each of the LANES log2 LANES shuffles that transpose a square of them, by feature
 _DOT = 3  # operations of a row's dot product beside those of its vectors
-_SINGLE = 4  # features of an input up to which none is transposed
 
 
 def by_feature(program):
@@ -35,7 +35,7 @@ def by_feature(program):
 def narrow_rows(program):
     """From how many rows on a batch is expected to take less by feature; 0 where it never does."""
     lanes, layers = program.layout.lanes, sum(part.op == "dense" for part in _parts(program))
-    ours, theirs = operations(program), sum(_by_columns(part, program.layout) for part in _parts(program))
+    ours, theirs = operations(program), sum(_operations_by_panels(part, program.layout) for part in _parts(program))
     if _GAIN * ours >= theirs * lanes:
         return 0
     return next(rows for rows in range(1, lanes + 1) if ours + _OURS * layers < theirs * rows + _THEIRS * layers)
@@ -43,18 +43,18 @@ def narrow_rows(program):
 
 def operations(program):
     """Operations of LANES rows by feature."""
-    return sum(_by_rows(part, program.layout) for part in _parts(program))
+    return sum(_operations(part, program.layout) for part in _parts(program))
 
 
 def _parts(program):
     return [part for instruction in program.instructions for part in (instruction, *instruction.chained())]
 
 
-def _by_rows(part, layout):
+def _operations(part, layout):
     """Operations of an instruction for LANES rows, in vectors of rows."""
     if part.op == "gather":
         columns = part.operands["y"].cols
-        squares = 0 if columns <= _SINGLE else -(-columns // layout.lanes)
+        squares = 0 if columns <= SINGLE else -(-columns // layout.lanes)
         return squares * _SWAPPED * layout.lanes * (layout.lanes.bit_length() - 1)
     if _separate(part):
         return _ACTIVATION * part.operands[part.writes[0]].cols
@@ -63,7 +63,7 @@ def _by_rows(part, layout):
     return 0
 
 
-def _by_columns(part, layout):
+def _operations_by_panels(part, layout):
     """Operations of an instruction for one row, in vectors of columns."""
     if part.op == "gather":
         return _GATHERED * part.operands["y"].panels
@@ -97,7 +97,7 @@ def _instruction(instruction, buffers):
     if given and _separate(instruction):  # an activation that follows no product
         chain = _moved(instruction, buffers)
         operands = {"y": chain.operands[chain.writes[0]], "chain": chain}
-        return replace(instruction, kernel=each_by_feature, operands=operands, writes=("y",))
+        return replace(instruction, op="each", kernel=each_by_feature, operands=operands, writes=(), nodes=())
     if given and not hasattr(kernel, "by_feature"):
         return None
     return replace(_moved(instruction, buffers), kernel=kernel.by_feature if given else kernel)

@@ -5,13 +5,13 @@ A step of w workers takes about
     max(rows / w, read) + units / min(w, number of units) + barriers * BARRIER log2(w) + shared (1 - 1 / w) / TRANSFER
 
 seconds. `rows` and `units` are the work of the two kinds of phases on one worker: operations of the products, whole
-vectors of them, at a rate of LANE a lane, START steps more than their depth for each tile, or the time that the matrix
-takes to be READ, if that is longer; ELEMENT for each number written, UPDATE for each that an optimizer reads and
-writes, a CALL for each instruction. `read` is what each worker takes to read the matrices of the rows phases, all of
-them however few its rows. `shared` are the bytes that one worker writes and the others read in the next phase:
-parameters, and what stands for the batch's rows in the gradients of parameters and in products whose columns are dealt
-out. The figures are of one machine (docs/performance.md); what is decided by them is how long a step takes, never what
-comes out.
+vectors of them (of columns, or by feature of rows), at a rate of LANE a lane, START steps more than their depth for
+each tile, or the time that the matrix takes to be READ, if that is longer; ELEMENT for each number written, UPDATE for
+each that an optimizer reads and writes, a CALL for each instruction. `read` is what each worker takes to read the
+matrices of the rows phases, all of them however few its rows. `shared` are the bytes that one worker writes and the
+others read in the next phase: parameters, and what stands for the batch's rows in the gradients of parameters and in
+products whose columns are dealt out. The figures are of one machine (docs/performance.md); what is decided by them is
+how long a step takes, never what comes out.
 """
 
 from math import log2
@@ -86,7 +86,10 @@ def _product(part, phase, layout, rows):
     if not isinstance(block, Block) or not block.inputs:
         return 0, 0
     depth = {"dense": block.inputs, "dense_input_gradient": block.outputs}.get(part.op, rows)
-    operations = 2 * rows * block.inputs * layout.width(block.outputs) * (1 + START / max(depth, 1))
+    columns = layout.width(block.outputs)
+    if any(isinstance(value, Buffer) and value.by_feature for value in part.operands.values()):
+        rows, columns = layout.width(rows), block.outputs
+    operations = 2 * rows * block.inputs * columns * (1 + START / max(depth, 1))
     size = layout.block(block.inputs, block.outputs) * layout.dtype.itemsize
     rate = READ if phase == "rows" else READ_WIDE if rows <= WIDE_ROWS else READ_SHARE
     return operations / (LANE * layout.lanes), size / rate
@@ -98,8 +101,15 @@ def _elements(part, layout, rows):
     for name in part.writes:
         value = part.operands[name]
         if isinstance(value, Buffer) and not value.flat:
-            total += (rows if value.rows is None else value.rows) * layout.width(value.cols)
+            total += _numbers(value, layout, rows)
     return total
+
+
+def _numbers(buffer, layout, rows):
+    """Numbers of a buffer with what fills up vectors: of columns, or by feature of rows."""
+    if buffer.by_feature:
+        return layout.width(rows) * buffer.cols
+    return (rows if buffer.rows is None else buffer.rows) * layout.width(buffer.cols)
 
 
 def _parameters(instruction, layout):
@@ -114,7 +124,7 @@ def _bytes(instruction, layout, rows):
     total = 0
     for value in instruction.operands.values():
         if isinstance(value, Buffer) and not value.flat:
-            total += (rows if value.rows is None else value.rows) * layout.width(value.cols)
+            total += _numbers(value, layout, rows)
         elif isinstance(value, Block) and "gradient" in instruction.operands:
             total += layout.block(value.inputs, value.outputs)
     return total * layout.dtype.itemsize

@@ -189,7 +189,7 @@ class _Bound:
         row_bytes = sum(buffer.nbytes(64) for buffer in program.buffers) // 64
         tile = program.layout.tile
         least = _LEAST_ROWS if program.elements * self.dtype.itemsize > _SECOND_LEVEL else tile
-        whole = max(tile, program.grain)
+        whole = program.grain if program.grain > 1 else tile
         self.block = max(_SECOND_LEVEL // max(row_bytes, 1), least, whole) // whole * whole
 
     def _value(self, instruction, name, number, cell):

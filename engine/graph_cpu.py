@@ -216,7 +216,7 @@ class _Bound:
 
     def _job(self):
         values = {"phases": self.phases.ctypes.data, "phase_count": len(self.phases), "row_bytes": self.width * 8,
-                  "steps": 1, "rows": 1, "batch": 1, "update": 1, "block": 1, "goal": -np.inf,
+                  "grain": 1, "steps": 1, "rows": 1, "batch": 1, "update": 1, "block": 1, "goal": -np.inf,
                   "contexts": self.contexts.ctypes.data, "workers": self.workers,
                   "shared": self.shared.ctypes.data, "yielder": team.YIELDER}
         self.cells = {name: cell for cell, name in enumerate(_jit.operands(walk.walk), _jit.HEADER)}

@@ -13,9 +13,10 @@ _NEAREST_BYTES = 2**16  # the same by feature, where sums over rows read them at
 _WORTH = 2**19  # bytes of a batch's activations that do not stay there
 _GRADIENTS = 1.5  # so many times the bytes of all groups' gradients must the activations have, too
 _NEAR_GRADIENT = 2**18  # bytes of a gradient that stays in the second-level cache beside them
+_MANY = 1024  # rows whose bytes are counted: whole blocks
 _TURN = 64  # rows that are taken at once are a multiple of it
 _LEAST = 16  # rows of a group
-_LEAST_VECTORS = 2  # of them, by feature
+_LEAST_VECTORS = 2  # vectors of rows of a group, by feature
 _OPERATIONS = 5e4  # vector operations of a batch that are worth several workers and groups: about 15 us
 FOUND = "rows", "row_bytes", "stride", "moving", "moving_count"  # operands of the body that follow from its memory
 
@@ -29,7 +30,7 @@ def in_groups(program):
         return None, 0
     shared = [instruction.operands["loss"] for instruction in by_phase["each"]]
     near = tuple(buffer for buffer in program.buffers if buffer not in shared)
-    row_bytes = sum(buffer.nbytes(2 * _TURN) - buffer.nbytes(_TURN) for buffer in near) // _TURN
+    row_bytes = sum(buffer.nbytes(2 * _MANY) - buffer.nbytes(_MANY) for buffer in near) // _MANY
     slots, most = Slots(size), _NEAREST_BYTES if program.grain > 1 else _ROWS_BYTES
     # An instruction without units takes rows: what the plan noted for those that could be dealt out goes.
     inner = [*(replace(instruction, units=0) for instruction in by_phase["rows"]), *map(_partial, gradients)]

@@ -23,7 +23,7 @@ from ._primitives import (
 WORDS = 512  # of 64 bits that are drawn at once
 _UNDER_WAY = 1024  # bytes of rows that are asked for ahead
 _DRAWN = 32  # swaps whose places are asked for ahead
-_SINGLE = 4  # columns up to which numbers are moved one by one
+SINGLE = 4  # columns up to which numbers are moved one by one
 
 
 def row_of(order, place):
@@ -68,7 +68,7 @@ def gather_by_feature(source, source_cols, order, y, context, low, high):
     start, last, ahead, room = cells[START], cells[REST] - 1, 1 + _UNDER_WAY // size, cells[SCRATCH]
     for first in range(low, high, PANEL):
         count, block = min(PANEL, high - first), y + first * size
-        if source_cols <= _SINGLE:
+        if source_cols <= SINGLE:
             numbers = reals(block, source_cols * PANEL)
             for i in range(count):
                 prefetch(source + row_ahead(order, start, first + i, ahead, last) * size)
@@ -140,7 +140,7 @@ def store_by_feature(x, x_cols, target, context, low, high):
     start, room = cells[START], cells[SCRATCH]
     for first in range(low, high, PANEL):
         count, block, rows = min(PANEL, high - first), x + first * size, target + (start + first) * size
-        if x_cols <= _SINGLE:
+        if x_cols <= SINGLE:
             numbers, given = reals(rows, count * x_cols), reals(block, x_cols * PANEL)
             for i in range(count):
                 for c in range(x_cols):

@@ -126,7 +126,7 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width
             inputs = x + (strip * PANEL + first) // PANEL * _distance(x_panel) * SIZE
             target, height = scratch + first * PANEL * SIZE, min(PANEL, rows - first)
             if BY_FEATURE:
-                unit_gradient_by_feature(inputs, x_cols, column, dy_cols, target, _turned(context), batch, height,
+                unit_gradient_by_feature(inputs, x_cols, column, dy_cols, target, _square_room(context), batch, height,
                                          columns)
             else:
                 _unit_gradient(inputs, column, target, batch, height, columns, context)
@@ -164,7 +164,7 @@ def _unit_gradient(x, dy, target, batch, rows, columns, context):
     """
     zeros = ints(context, CONTEXT)[ZEROS]
     if rows > columns and (columns <= TILE or LANES < columns <= 2 * TILE):
-        turned = _turned(context)
+        turned = _square_room(context)
         gemm_transposed(dy, x, turned, zeros, 0, batch, -(-rows // LANES), context, 0, columns)
         for i in range(0, rows, LANES):
             for j in range(0, columns, LANES):
@@ -173,7 +173,7 @@ def _unit_gradient(x, dy, target, batch, rows, columns, context):
         gemm_transposed(x, dy, target, zeros, 0, batch, -(-columns // LANES), context, 0, rows)
 
 
-def _turned(context):
+def _square_room(context):
     """Where there is room for PANEL x PANEL numbers beside the gradient of a group."""
     return ints(context, CONTEXT)[SCRATCH] + dense_scratch(PANEL, LANES) * SIZE
 

@@ -9,7 +9,8 @@ vector of rows:
     dX'[i, b] = sum_o W[i, o] dY'[o, b]                  the same again: W is the left matrix as it lies
     dW[i, o] = sum_b X'[i, b] dY'[o, b]                  lanes add up rows, and are added up at the end: see `cross`
 
-Rows that fill up the last block repeat the batch's last row, with zero for a gradient.
+Rows that fill up the last vector repeat the batch's last row, with zero for a gradient. A vector of the last block
+without any row may hold anything, and reaches no result.
 """
 
 from ._jit import kernel

@@ -8,7 +8,7 @@ from test_losses import TARGETS, X, head
 from tolerances import close
 
 import hotloop as hl
-from hotloop import layers
+from hotloop import build, by_feature, cost, cpu_backend, layers
 from hotloop.kernels import data, dense
 from hotloop.kernels._context import REST, START
 from hotloop.kernels._target import host
@@ -32,14 +32,15 @@ class Blocks:
         self.rows, self.cols, self.filled = rows, cols, -(-rows // lanes) * lanes
         self.blocks = -(-rows // self.panel)
         self.size = self.blocks * cols * self.panel
-        self.memory = np.full(self.size + 2 * self.panel**2, np.nan, dtype)
+        self.memory = np.full(self.size + self.panel**2, np.nan, dtype)
 
     @classmethod
-    def of(cls, values, dtype):
-        """What stands for rows that there are not is the last one again."""
+    def of(cls, values, dtype, mode="edge"):
+        """What fills up the last vector is the last row again, or zero; a vector without rows is left as it is."""
         made = cls(*values.shape, dtype)
-        made.view()[:] = np.pad(values, ((0, made.blocks * made.panel - made.rows), (0, 0)), "edge").reshape(
-            made.blocks, made.panel, made.cols).transpose(0, 2, 1)
+        filled = np.pad(values, ((0, made.filled - made.rows), (0, 0)), mode)
+        for row, numbers in enumerate(filled):
+            made.view()[row // made.panel, :, row % made.panel] = numbers
         return made
 
     def view(self):
@@ -76,8 +77,8 @@ def test_rows_are_gathered(worker, dtype, rows, cols, shuffled):
 @pytest.mark.parametrize("finish", [0, 1])
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (2, 17), (5, 33), (40, 8), (19, 70)])
 @pytest.mark.parametrize("rows", [1, 9, 32, 50])
-def test_products_are_those_of_panels(worker, dtype, rows, inputs, outputs, finish):
-    """The chain of operations is that of a tile, so the bits are; dX goes the same way through the weights."""
+def test_products(worker, dtype, rows, inputs, outputs, finish):
+    """Both ways through the weights."""
     generator, panel = np.random.default_rng(1), vector(dtype)[1]
     x, w, b = (generator.standard_normal(shape).astype(dtype)
                for shape in ((rows, inputs), (outputs, inputs), outputs))
@@ -105,9 +106,7 @@ def test_gradients_of_parameters(worker, rows, inputs, outputs, batch, kind):
     """Rows of the batch as lanes or as steps, whichever is quicker; every shape of the tile."""
     dtype, panel, generator = np.dtype(kind), vector(kind)[1], np.random.default_rng(rows)
     x, dy = (generator.standard_normal((batch, cols)).astype(dtype) for cols in (inputs, outputs))
-    given, up = Blocks.of(x, dtype), Blocks.of(dy, dtype)
-    if batch % panel:
-        up.view()[-1, :, batch % panel:] = 0
+    given, up = Blocks.of(x, dtype), Blocks.of(dy, dtype, "constant")
     gradient = np.full((-(-outputs // panel), inputs + 1, panel), np.nan, dtype)
     place = worker(dtype, batch=batch, scratch=6 * panel**2)
     units = -(-inputs // panel) * len(gradient)
@@ -198,17 +197,16 @@ def test_options(always_by_feature, dtype):
 
 def test_numbers_that_are_not_finite_are_noticed(always_by_feature):
     net = hl.Sequential(hl.Dense(3, 4), hl.ReLU(), hl.Dense(4, 2), seed=0)
-    trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(), check_finite=False)
-    x, before = np.ones((40, 3)), net.state_dict()
-    x[39, 2] = np.nan
+    trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(), batch_size=40, check_finite=False)
+    x = np.ones((40, 3))
+    trainer.step(x, np.zeros(40, int))
+    before, x[39, 2] = net.state_dict(), np.nan
     with pytest.raises(hl.NonFiniteError):
         trainer.fit(x, np.zeros(40, int))
-    x[39, 2] = 1
-    trainer.step(x, np.zeros(40, int))
+    assert all(before[name].tobytes() == value.tobytes() for name, value in net.state_dict().items())
     with pytest.raises(hl.NonFiniteError):
         trainer.step(np.full((40, 3), np.inf, np.float32), np.zeros(40, int))
-    assert all(np.isfinite(value).all() for value in net.state_dict().values())
-    assert before.keys() == net.state_dict().keys()
+    assert all(before[name].tobytes() == value.tobytes() for name, value in net.state_dict().items())
 
 
 def program(*parts, rows=64, loss=None, dtype="float32"):
@@ -225,7 +223,8 @@ def test_narrow_nets_are_trained_by_feature():
     parts = hl.Dense(1, 2), hl.Tanh(), hl.Dense(2, 2), hl.Tanh(), hl.Dense(2, 1)
     narrow, every = program(*parts, rows=lanes)
     assert narrow.grain > 1 and narrow is every.narrow and every.narrow_rows <= lanes
-    assert every.many_rows > lanes and program(*parts, rows=every.many_rows)[0].grain == 1
+    many, every = program(*parts, rows=every.many_rows)
+    assert every.many_rows > lanes and many is every.many
     for parts in ([hl.Dense(64, 64), hl.ReLU(), hl.Dense(64, 64)], [hl.Dense(1000, 5)],
                   [hl.Dense(128, 256), hl.ReLU(), hl.Dense(256, 128)]):
         wide, every = program(*parts)
@@ -261,11 +260,64 @@ def test_rows_are_dealt_out_in_whole_blocks(always_by_feature, dtype):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hotloop.cost.workers", lambda program, rows, most, lending: most)
             trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(), batch_size=150, threads=threads, dtype=dtype)
-            losses = trainer.fit(x, y, epochs=3).loss
-            found.append((losses, trainer.predict(x).tobytes(), *(v.tobytes() for v in net.state_dict().values())))
-            program = trainer.program(x, y)
+            losses, program = trainer.fit(x, y, epochs=3).loss, trainer.program(x, y)
             assert trainer._backend.bind(program).workers == min(threads, -(-150 // program.grain))
+            found.append((losses, trainer.predict(x).tobytes(), *(v.tobytes() for v in net.state_dict().values())))
     assert found == [found[0]] * 4
+
+
+@pytest.mark.parametrize("tile", [6, 14, 24])
+def test_blocks_of_rows_that_a_worker_takes_are_whole(always_by_feature, monkeypatch, dtype, tile):
+    """Whatever the height of a tile, and however few rows are to stay in the cache."""
+    monkeypatch.setattr(cpu_backend, "_SECOND_LEVEL", 1000)
+    given = host().bindings(dtype)
+
+    def shallow(dtype):
+        return cpu_backend.Layout(np.dtype(dtype), given["LANES"], given["PANEL"], tile)
+
+    monkeypatch.setattr(build, "layout", shallow)
+    generator = np.random.default_rng(5)
+    x, y = generator.standard_normal((300, 3)), generator.standard_normal((300, 2))
+
+    def net():
+        return hl.Sequential(hl.Dense(3, 5), hl.Tanh(), hl.Dense(5, 2), seed=0)
+
+    trainer = hl.Trainer(net(), hl.MSELoss(), hl.SGD(), batch_size=300, dtype=dtype)
+    program = trainer.program(x, y)
+    bound = trainer._backend.bind(program)
+    assert program.grain > 1 and bound.block % program.grain == 0 and bound.block < 300
+    same_as_reference(dtype, net, hl.MSELoss(), x, y, 300)
+
+
+@pytest.mark.parametrize("activation", [hl.Tanh, hl.ReLU, hl.Identity])
+def test_an_activation_at_the_end_is_counted_once(always_by_feature, activation):
+    _, every = program(hl.Dense(3, 5), hl.Tanh(), hl.Dense(5, 2), activation())
+    assert by_feature.operations(every) == by_feature.operations(every.narrow)
+    assert str(every.narrow).count(f"{activation.__name__.lower()}_backward") == str(every).count(
+        f"{activation.__name__.lower()}_backward")
+
+
+def test_the_model_of_a_step_counts_no_padding(always_by_feature):
+    """Of columns; by feature, rows fill up vectors."""
+    _, every = program(hl.Dense(1, 1), hl.Tanh(), hl.Dense(1, 1))
+    lanes = vector("float32")[0]
+    panels, narrow = (sum(cost.work(made, 100 * lanes)[:2]) for made in (every, every.narrow))
+    assert narrow < panels / 2
+    one, whole = (cost.work(every.narrow, rows)[:2] for rows in (1, lanes))
+    assert one == whole
+
+
+def test_programs_change_with_the_rows_of_a_call(monkeypatch, dtype):
+    monkeypatch.setattr("hotloop.build.narrow_rows", lambda program: 5)
+    generator, made = np.random.default_rng(6), []
+    x, y = generator.standard_normal((300, 3)), generator.standard_normal((300, 2))
+    for backend in ("numpy", "cpu"):
+        net = hl.Sequential(hl.Dense(3, 6), hl.Tanh(), hl.Dense(6, 2), seed=1)
+        trainer = hl.Trainer(net, hl.MSELoss(), hl.Adam(lr=0.01), backend=backend, dtype=dtype)
+        made.append([(trainer.step(x[:rows], y[:rows]), trainer.predict(x[:rows])) for rows in (4, 5, 4, 300, 33, 1)])
+    for expected, found in zip(*made, strict=True):
+        for one, other in zip(expected, found, strict=True):
+            close(other, one, dtype, "training", 350, scale=1)
 
 
 def test_an_epoch_in_one_batch_has_no_order():

@@ -96,6 +96,27 @@ def test_steps_and_epochs_leave_the_same_bits(always, dtype):
         other.step(X, y)
 
 
+@pytest.mark.parametrize("loss", [hl.CrossEntropyLoss, hl.MSELoss])
+def test_groups_of_several_parts_of_several_blocks(monkeypatch, either_way, dtype, loss):
+    for name in ("_WORTH", "_GRADIENTS", "_LEAST", "_OPERATIONS", "_LEAST_VECTORS", "_NEAREST_BYTES", "_ROWS_BYTES"):
+        monkeypatch.setattr(groups, name, 1)
+    rows, found = GROUPS * 150 + 7, []
+    generator = np.random.default_rng(2)
+    x = generator.standard_normal((rows, 5))
+    y = generator.integers(0, 3, rows) if loss is hl.CrossEntropyLoss else generator.standard_normal((rows, 3))
+    for backend, threads in (("numpy", None), ("cpu", 1), ("cpu", 3)):
+        net = plain()[0]
+        trainer = hl.Trainer(net, loss(), hl.Adam(lr=1e-2), batch_size=rows, backend=backend, dtype=dtype,
+                             threads=threads)
+        found.append((trainer.fit(x, y, epochs=3).loss, net.state_dict()))
+    assert "groups" in str(trainer.program(x, y))
+    assert found[1][0] == found[2][0]
+    close(found[1][0], found[0][0], dtype, "training", 3 * rows)
+    for name, value in found[0][1].items():
+        close(found[1][1][name], value, dtype, "training", 3 * rows, scale=1)
+        assert found[1][1][name].tobytes() == found[2][1][name].tobytes()
+
+
 @pytest.mark.parametrize("failing", [None, 0, 1])
 def test_a_group_is_taken_in_even_parts_instruction_by_instruction(worker, failing):
     """By two instructions, of rows and of units, of a second worker; one address moves with the rows, one by groups."""
