@@ -76,7 +76,7 @@ class FeatureTiles(Tiles):
                 totals += [self._fmuladd(builder, left, right[j], sums[i * columns + j]) for j in range(columns)]
             return totals
 
-        sums = self._blocks(builder, vectors, (x, dy), self.sums, add)
+        sums = self._blocks(builder, vectors, x, dy, self.sums, add)
         piece = min(columns, self.lanes)
         for first in range(0, self.sums, self.lanes):
             total = self._across(builder, sums[first : first + self.lanes])
@@ -86,49 +86,39 @@ class FeatureTiles(Tiles):
                 offset = place // columns * self.panel + place % columns
                 self._store(builder, part, self._at(builder, target, offset))
 
-    def _blocks(self, builder, vectors, operands, count, add):
-        """`count` sums of add(*places, sums) over so many vectors of rows, two in each block of the operands.
+    def _blocks(self, builder, vectors, x, dy, count, add):
+        """`count` sums of add(place of x, of dy, sums) over so many vectors of rows, two in each block.
 
-        operands: pairs of an address and the distance of blocks, in numbers.
+        x, dy: an address, and the distance of blocks in numbers.
         """
-        size, zeros = I64(self.scalar_bytes), [ir.Constant(self.vector, None)] * count
-        steps = [builder.mul(block, size) for _, block in operands]
-        before = builder.block
+        (x, x_block), (dy, dy_block) = x, dy
+        zeros, size, before = [ir.Constant(self.vector, None)] * count, I64(self.scalar_bytes), builder.block
         loop, after, odd, done = (builder.append_basic_block(f"blocks.{name}")
                                   for name in ("loop", "after", "odd", "done"))
+        x_block, dy_block = builder.mul(x_block, size), builder.mul(dy_block, size)
         whole = builder.lshr(vectors, I64(1))
         builder.cbranch(builder.icmp_signed(">", whole, I64(0)), loop, after)
         builder.position_at_end(loop)
-        left, places = builder.phi(I64), [builder.phi(I64) for _ in operands]
+        left, x_now, dy_now = builder.phi(I64), builder.phi(I64), builder.phi(I64)
         sums = [builder.phi(self.vector) for _ in zeros]
-        totals = sums
-        for vector in range(2):
-            totals = add(*(self._at(builder, place, vector * self.lanes) for place in places), totals)
+        totals = add(x_now, dy_now, sums)
+        totals = add(self._at(builder, x_now, self.lanes), self._at(builder, dy_now, self.lanes), totals)
         fewer = builder.sub(left, I64(1))
-        phis = [(left, whole, fewer), *zip(sums, zeros, totals, strict=True),
-                *((place, first, builder.add(place, step))
-                  for place, (first, _), step in zip(places, operands, steps, strict=True))]
+        steps = [(left, whole, fewer), (x_now, x, builder.add(x_now, x_block)),
+                 (dy_now, dy, builder.add(dy_now, dy_block)), *zip(sums, zeros, totals, strict=True)]
         builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), loop, after)
-        for phi, start, following in phis:
+        for phi, start, following in steps:
             phi.add_incoming(start, before)
             phi.add_incoming(following, loop)
         builder.position_at_end(after)
-        joined = []
-        for phi, start, following in phis[1:]:
-            result = builder.phi(phi.type)
-            result.add_incoming(start, before)
-            result.add_incoming(following, loop)
-            joined.append(result)
-        sums, places = joined[:count], joined[count:]
+        x_rest, dy_rest, sums = self._joined(builder, before, loop, steps[1:])
         builder.cbranch(builder.trunc(vectors, I1), odd, done)
         builder.position_at_end(odd)
-        totals = add(*places, sums)
+        totals = add(x_rest, dy_rest, sums)
         builder.branch(done)
         builder.position_at_end(done)
-        results = []
-        for value, total in zip(sums, totals, strict=True):
-            result = builder.phi(self.vector)
+        results = [builder.phi(self.vector) for _ in sums]
+        for result, value, total in zip(results, sums, totals, strict=True):
             result.add_incoming(value, after)
             result.add_incoming(total, odd)
-            results.append(result)
         return results
