@@ -239,7 +239,7 @@ def verdict(mutant):
         if text.count(old) == 1:
             path.write_text(text.replace(old, new), "utf-8")
             status, _ = run(folder, tests)
-            result = {0: "SURVIVED", 1: "killed"}.get(status, "NOT RUN")
+            result = "killed" if status < -1 else {0: "SURVIVED", 1: "killed"}.get(status, "NOT RUN")  # or by a signal
         else:
             result = f"FOUND {text.count(old)} TIMES"
     print(f"{result:10} {time.perf_counter() - started:4.0f} s  {file}: {old.strip()}  ->  {new.strip()}", flush=True)
