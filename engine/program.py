@@ -212,11 +212,11 @@ class Program:
 
     The arena has two parts. The first lasts: all parameters, the optimizer's states and, if kept, the gradient, each of
     `elements` numbers and laid out alike. The second is worked on: the buffers, each for `capacity` rows, a step's
-    number of rows at most; it grows when a larger batch comes. Workers' slices
-    of a batch begin at multiples of `grain` rows. `settings` are the optimizer's numbers, read anew at
-    every run, whose steps may each have their own: an array. `scratch` counts the numbers of a worker's own memory,
-    `flops` those of one batch row. `few` is a program that does the same for batches of up to `few_rows` rows,
-    `narrow` one for batches from `narrow_rows` rows on, and `many` one from `many_rows` rows on.
+    number of rows at most; it grows when a larger batch comes. Workers' slices of a batch begin at multiples of `grain`
+    rows. `settings` are the optimizer's numbers, read anew at every run, whose steps may each have their own: an array.
+    `scratch` counts the numbers of a worker's own memory, `flops` those of one batch row. `few` is a program that does
+    the same for batches of up to `few_rows` rows, `narrow` one for batches from `narrow_rows` rows on, and `many` one
+    from `many_rows` rows on.
     """
 
     layout: Layout

@@ -5,7 +5,7 @@ feature, one number of each of its rows: two vectors. So a layer of any width fi
 by element, or along a row, has no padding either. The weights lie as they always do; here each is one number against a
 vector of rows:
 
-    Y'[o, b] = bias[o] + sum_i W'[o, i] X'[i, b]         the chain of operations of `tile`, so the same bits
+    Y'[o, b] = bias[o] + sum_i W'[o, i] X'[i, b]         the chain of operations of `tile`, not that of `dots`
     dX'[i, b] = sum_o W[i, o] dY'[o, b]                  the same again: W is the left matrix as it lies
     dW[i, o] = sum_b X'[i, b] dY'[o, b]                  lanes add up rows, and are added up at the end: see `cross`
 
@@ -81,6 +81,7 @@ def unit_gradient_by_feature(x, x_cols, dy, dy_cols, target, room, batch, rows, 
 
 
 def _turned(x, x_cols, dy, dy_cols, target, room, batch, rows, columns):
+    """`unit_gradient_by_feature` by transposing: a row of the batch is a step of a product."""
     for first in range(0, batch, PANEL):
         steps = min(PANEL, batch - first)
         for o in range(0, columns, LANES):
@@ -105,6 +106,7 @@ def bias_gradient_by_feature(ones, dy, dy_cols, target, batch, columns):
 
 
 def _crossed(across, x, x_block, dy, dy_block, target, batch, rows, columns):
+    """`cross` for any number of features; what fills up the last tiles is written, too."""
     for i in range(0, rows, SUMS // across):
         for o in range(0, columns, across):
             cross(across, -(-batch // LANES), x + i * PANEL * SIZE, x_block, dy + o * PANEL * SIZE, dy_block,
