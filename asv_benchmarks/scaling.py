@@ -55,7 +55,7 @@ def predicted(widths, batch, optimizer, most):
     """Workers, at most so many, and seconds of a step with them, as the model has it."""
     X, y = np.zeros((1, widths[0]), np.float32), np.zeros(1, int)
     parts = cost.work(trainer(widths, batch, optimizer).program(X, y).best(batch), batch)
-    return min((cost.seconds(*parts, count), count) for count in range(1, most + 1))[::-1], parts
+    return min((cost.seconds(parts, count), count) for count in range(1, most + 1))[::-1], parts
 
 
 def main(arguments=None):
@@ -76,10 +76,10 @@ def main(arguments=None):
         cells = []
         for workers in (1, 2):
             took = measured(widths, batch, options.optimizer, workers, options.rounds)
-            model = cost.seconds(*parts, workers)
+            model = cost.seconds(parts, workers)
             cells += [f"{took * 1e6:,.1f}", f"{model * 1e6:,.1f}", f"{model / took:.2f}"]
         hidden = (widths[0], *(10 * width for width in widths[1:-1]), widths[-1])
-        wide = cost.seconds(*predicted(hidden, batch, options.optimizer, 1)[1], 2)
+        wide = cost.seconds(predicted(hidden, batch, options.optimizer, 1)[1], 2)
         print(f"| {name.replace('@', ', ')} | {' | '.join(cells)} | {many} | {least * 1e6:,.1f} | {wide * 1e6:,.0f} |",
               flush=True)
 

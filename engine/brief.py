@@ -163,7 +163,7 @@ class Brief:
     def _is_long(self):
         """Whether others should not wait for such a batch, or it is worth several workers; some runs take less."""
         program = self.bound.program
-        return (program.flops * self.rows > _KEPT or self.steps * seconds(*work(program, self.batch), 1) > _TRIED
+        return (program.flops * self.rows > _KEPT or self.steps * seconds(work(program, self.batch), 1) > _TRIED
                 or self.bound.pace(self.threads, self.batch, self.lending).count > 1)
 
     def _take(self, workers):

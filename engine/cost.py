@@ -2,19 +2,23 @@
 
 A step of w workers takes about
 
-    max(rows / w, read) + units / min(w, number of units) + barriers * BARRIER log2(w) + shared (1 - 1 / w) / TRANSFER
+    max(rows / min(w, blocks), read) + units / min(w, number of units) + barriers * BARRIER log2(w)
+        + shared (1 - 1 / w) / TRANSFER + spilled / SPILL
 
-seconds. `rows` and `units` are the work of the two kinds of phases on one worker: operations of the products, whole
-vectors of them (of columns, or by feature of rows), at a rate of LANE a lane, START steps more than their depth for
-each tile, or the time that the matrix takes to be READ, if that is longer; ELEMENT for each number written, UPDATE for
-each that an optimizer reads and writes, a CALL for each instruction. `read` is what each worker takes to read the
-matrices of the rows phases, all of them however few its rows. `shared` are the bytes that one worker writes and the
-others read in the next phase: parameters, and what stands for the batch's rows in the gradients of parameters and in
-products whose columns are dealt out. The figures are of one machine (docs/performance.md); what is decided by them is
-how long a step takes, never what comes out.
+seconds. `rows`, which come in so many blocks, and `units` are the work of the two kinds of phases on one worker:
+operations of the products, whole vectors of them (of columns, or by feature of rows), at a rate of LANE a lane, START
+steps more than their depth for each tile, or the time that the matrix takes to be READ, if that is longer; ELEMENT for
+each number written, UPDATE for each that an optimizer reads and writes, a CALL for each instruction. `read` is what
+each worker takes to read the matrices of the rows phases, all of them however few its rows. `shared` are the bytes that
+one worker writes and the others read: what stands for the batch's rows in units phases, and parameters that are not
+read by those alone who change them, unless no cache holds them that long. `spilled` are the bytes of a batch, where
+columns are dealt out, that do not stay in a second-level cache from one product to the next; rows go through all
+products block by block. The figures are of few machines (docs/performance.md); what is decided by them is how long a
+step takes, never what comes out.
 """
 
 from math import log2
+from typing import NamedTuple
 
 from hotloop.kernels._cores import cores
 from hotloop.kernels._primitives import WIDE_ROWS
@@ -30,7 +34,10 @@ UPDATE = 0.15e-9
 CALL = 40e-9
 BARRIER = 1.3e-6
 LEND = 30e-6  # for helpers to come to a run of one step, and for Python to see to them; 12 on a quiet machine
-TRANSFER = 20e9  # bytes a second from one core's cache to another's
+TRANSFER = 8e9  # bytes a second from one core's cache to another's: 4 to 20, by machine
+SPILL = 10e9  # bytes a second
+_SECOND_LEVEL = 2e6  # bytes of a cache
+_HELD = 4e6  # bytes of parameters, half of which are still in a cache in the next step
 
 
 def workers(program, rows, most, lending=0.0):
@@ -38,15 +45,15 @@ def workers(program, rows, most, lending=0.0):
 
     lending: seconds of it that helpers cost, however many.
     """
-    parts = work(program, rows)
-    return min(range(1, min(most, cores()) + 1), key=lambda count: seconds(*parts, count) + lending * (count > 1))
+    step = work(program, rows)
+    return min(range(1, min(most, cores()) + 1), key=lambda count: seconds(step, count) + lending * (count > 1))
 
 
 def few_rows(program, few, most):
     """Rows of the largest batch, of 1, 2, 4, ..., up to which `few`, which does the same, is expected to take less."""
     rows = 0
     for candidate in (2**power for power in range(9)):
-        best, other = (min(seconds(*work(made, candidate), count) for count in range(1, min(most, cores()) + 1))
+        best, other = (min(seconds(work(made, candidate), count) for count in range(1, min(most, cores()) + 1))
                        for made in (program, few))
         if other >= best:
             break
@@ -54,15 +61,29 @@ def few_rows(program, few, most):
     return rows
 
 
-def seconds(rows, units, pieces, barriers, shared, read, count):
-    """Time of a step of `count` workers, whose work is what `work` returns."""
-    alone = max(rows / count, read) + units / max(1, min(count, pieces))
-    return alone + barriers * BARRIER * log2(count) + shared * (1 - 1 / count) / TRANSFER
+class Work(NamedTuple):
+    """What a step asks for, by the names of the formula above; `rows` come in `blocks`, `units` in `pieces`."""
+
+    rows: float  # seconds of one worker, as are `units` and `read`
+    units: float
+    blocks: int
+    pieces: int
+    barriers: int
+    shared: float  # bytes, as are `spilled`
+    spilled: float
+    read: float
+
+
+def seconds(work, count):
+    """Time of a step of `count` workers."""
+    rows, units = work.rows / max(1, min(count, work.blocks)), work.units / max(1, min(count, work.pieces))
+    return (max(rows, work.read) + units + work.barriers * BARRIER * log2(count)
+            + work.shared * (1 - 1 / count) / TRANSFER + work.spilled / SPILL)
 
 
 def work(program, rows):
-    """Seconds of rows and of units phases on one worker, units, barriers, bytes shared, seconds that all read."""
-    layout, sums, pieces, shared, barriers = program.layout, {"rows": 0.0, "units": 0.0}, 0, 0, set()
+    """The `Work` of a step of a program on so many rows."""
+    layout, sums, pieces, barriers = program.layout, {"rows": 0.0, "units": 0.0}, 0, set()
     read = 0.0
     for instruction in program.instructions:
         phase = "units" if instruction.phase == "units" else "rows"
@@ -75,9 +96,12 @@ def work(program, rows):
             sums[phase] += _elements(part, layout, rows) * ELEMENT * 8 / layout.lanes
         if phase == "units":
             pieces += instruction.units
-            shared += _bytes(instruction, layout, rows)
             sums[phase] += _parameters(instruction, layout) * (1 + program.states) * UPDATE * 8 / layout.lanes
-    return sums["rows"], sums["units"], pieces, len(barriers), shared, read
+    spilled = 0
+    if any(map(_by_columns, program.instructions)):
+        spilled = max(0, sum(buffer.nbytes(rows) for buffer in program.buffers) - _SECOND_LEVEL)
+    return Work(sums["rows"], sums["units"], -(-rows // program.grain), pieces, len(barriers), _shared(program, rows),
+                spilled, read)
 
 
 def _product(part, phase, layout, rows):
@@ -119,12 +143,27 @@ def _parameters(instruction, layout):
     return layout.block(block.inputs, block.outputs) if makes else 0
 
 
-def _bytes(instruction, layout, rows):
-    """What other workers made and this instruction reads, and the parameters that it makes for them."""
-    total = 0
-    for value in instruction.operands.values():
-        if isinstance(value, Buffer) and not value.flat:
-            total += _numbers(value, layout, rows)
-        elif isinstance(value, Block) and "gradient" in instruction.operands:
-            total += layout.block(value.inputs, value.outputs)
-    return total * layout.dtype.itemsize
+def _by_columns(instruction):
+    """Whether an instruction is a product whose columns are dealt out."""
+    return instruction.phase == "units" and instruction.op in ("dense", "dense_input_gradient")
+
+
+def _shared(program, rows):
+    """Bytes that some workers write in a step and others read."""
+    layout, numbers = program.layout, 0
+    units = [instruction for instruction in program.instructions if instruction.phase == "units"]
+    read = {value for instruction in units for value in instruction.operands.values() if isinstance(value, Buffer)}
+    numbers += sum(_numbers(buffer, layout, rows) for buffer in read if not buffer.flat)
+    for instruction in units:
+        size = _parameters(instruction, layout)
+        if 0 < size * layout.dtype.itemsize <= _HELD:
+            numbers += size * max((_foreign(other) for other in program.listed() if other is not instruction
+                                   and other.operands.get("w") is instruction.operands["w"]), default=0)
+    return numbers * layout.dtype.itemsize
+
+
+def _foreign(product):
+    """What part of the parameters that other workers change a worker reads for a product."""
+    if not _by_columns(product):
+        return 1
+    return 0.5 if product.op == "dense_input_gradient" else 0

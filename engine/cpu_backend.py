@@ -158,14 +158,10 @@ class _Bound:
         self.scalars = []  # (row, cell, name): what a run may change
         self.constants = []  # arrays whose addresses stand in the table
         self.settings = None
-        before = {}
         for number, (instruction, operands) in enumerate(zip(self.rows, kernels, strict=True)):
             row = self.table[number]
             row[0] = _jit.address(instruction.kernel, self.dtype)
-            phase = instruction.stage, instruction.phase
-            row[1:4] = instruction.units, instruction.cost, before.get(phase, 0)
-            if self.owners[number] is None:
-                before[phase] = before.get(phase, 0) + instruction.units * instruction.cost
+            row[walk.ROW_UNITS], row[walk.ROW_COST] = instruction.units, instruction.cost
             for cell, name in enumerate(operands, _jit.HEADER):
                 value = instruction.operands.get(name)
                 if isinstance(value, Instruction):
@@ -174,8 +170,8 @@ class _Bound:
                     row[cell] = self._value(instruction, name, number, cell)
         if self.body is not None:
             self._bind_body(numbers)
-        self.phases = self._phases(before)
-        self.keeps_loss = any(phase == "each" for _, phase in before)
+        self.phases = self._phases()
+        self.keeps_loss = any(instruction.phase == "each" for instruction in self.instructions)
         self.contexts = aligned_zeros(0)
         self.workers = 0
         self.paces = {}  # by rows, workers that may be taken and what helpers cost
@@ -252,11 +248,11 @@ class _Bound:
         for cell, name in enumerate(_jit.operands(self.body.kernel)):
             row[cell] = found.get(name, row[cell])
 
-    def _phases(self, costs):
+    def _phases(self):
         """A row of `walk`'s table for each phase, in the order of the instructions."""
         kinds = {"before": walk.EACH, "rows": walk.ROWS, "each": walk.EACH, "units": walk.UNITS}
         names = [(instruction.stage, instruction.phase) for instruction in self.instructions]
-        phases = [(kinds[name[1]], self.table[names.index(name)].ctypes.data, names.count(name), costs[name])
+        phases = [(kinds[name[1]], self.table[names.index(name)].ctypes.data, names.count(name))
                   for name in dict.fromkeys(names)]
         return np.array(phases, np.int64)
 
@@ -294,7 +290,7 @@ class _Bound:
 
     def pace(self, threads, batch, lending=0.0):
         """What settles how many workers runs on batches of so many rows take. lending: see `cost.workers`."""
-        most = min(team.spare() if threads is None else threads, self.most, max(1, -(-batch // self.program.grain)))
+        most = min(team.spare() if threads is None else threads, self.most)
         if (batch, most, lending) not in self.paces:
             count = cost.workers(self.program, batch, most, lending)
             self.paces[batch, most, lending] = Pace(count, min(most, cost.cores()))

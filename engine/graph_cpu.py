@@ -173,13 +173,11 @@ class _Bound:
         number = 0
         self.phases = np.zeros((len(phases), walk.PHASE), np.int64)
         for place, (kind, phase) in enumerate(phases):
-            before = 0
             for offset, call in enumerate(phase):
-                self.table[number + offset, 1:4] = call.units, call.cost, before
-                before += call.units * call.cost
+                self.table[number + offset, [walk.ROW_UNITS, walk.ROW_COST]] = call.units, call.cost
                 if call.inner:
                     self._make_sweep(number + offset, call)
-            self.phases[place] = kind, self.table[number].ctypes.data, len(phase), before
+            self.phases[place] = kind, self.table[number].ctypes.data, len(phase)
             number += len(phase)
 
     def _make_sweep(self, number, call):

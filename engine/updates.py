@@ -62,7 +62,8 @@ class Updates:
         self.scratch = max(self.scratch, dense_scratch(panel, self.layout.lanes) + panel * panel)
         self.flops += 2 * block.inputs * block.outputs
         self._gradient("dense_parameter_gradient", [node, *of_bias], {
-            "x": self.of(x), "dy": self.of(dy), "bias": len(of_bias)}, min(block.inputs + 1, panel + 1))
+            "x": self.of(x), "dy": self.of(dy), "bias": len(of_bias), "by_panel": int(self.columns)},
+            min(block.inputs + 1, panel + 1))
 
     def vector_gradient(self, node):
         """The gradient of a vector that stands by itself: a sum of dy, or of what dy and x make, over the batch."""

@@ -37,7 +37,7 @@ _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):  # a fork waits for a compilation, whose locks nobody would release in the child
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _loaded = {}  # symbol -> address
-HEADER = 4  # cells of a row before the operands: kernel address, units, cost of a unit, cost before this row
+HEADER = 3  # cells of a row before the operands: kernel address, units, cost of a unit
 compiled = []  # symbols compiled, not loaded from disk, by this process and its helpers; tests and `warmup` read it
 kernels = []  # every function that was marked
 

@@ -98,18 +98,35 @@ def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
 
 
 @kernel
-def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width, w, w_first, bias, gradient, onto,
-                             chain, context, low, high):
+def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width, w, w_first, bias, by_panel, gradient,
+                             onto, chain, context, low, high):
     """dW and dbias for units [low, high), then the optimizer `chain` on their elements, group by group.
 
-    A unit is PANEL rows of one panel of W; the last unit of a panel takes the bias row along. The gradient of up to
-    DENSE_GROUP units that follow each other is made in the worker's scratch. It goes to `gradient`, which is laid out
-    as all parameters are, or, where that is 0, no further; it is added to what is there if that is `onto`, for
+    A unit is PANEL rows of one panel of W; the last unit of a panel takes the bias row along. With `by_panel` all units
+    of a panel follow each other; without, those of some rows do, so that little of X is read for them. The gradient of
+    up to DENSE_GROUP units that follow each other is made in the worker's scratch. It goes to `gradient`, which is laid
+    out as all parameters are, or, where that is 0, no further; it is added to what is there if that is `onto`, for
     parameters that are used several times. `w_first` is the place of this layer's first element among all parameters.
     """
+    strips, status = dense_strips(x_cols), 0
+    while low < high:
+        panel, panels, stop = 0, -(-dy_cols // PANEL), high
+        if by_panel:
+            panel = low // strips
+            panels = 1 if low % strips else max(1, (high - low) // strips)
+            stop = min(high, (panel + panels) * strips)
+        status |= _units(panel, panels, x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width, w_first, bias, gradient,
+                         onto, chain, context, low - panel * strips, stop - panel * strips)
+        low = stop
+    return status
+
+
+def _units(first_panel, panels, x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width, w_first, bias, gradient, onto,
+           chain, context, low, high):
+    """Units [low, high) of `panels` panels from `first_panel` on; see `dense_parameter_gradient`."""
     cells = ints(context, CONTEXT)
     batch, scratch = cells[BATCH], cells[SCRATCH]
-    strips, panels = dense_strips(x_cols), -(-dy_cols // PANEL)
+    strips = dense_strips(x_cols)
     most = max(DENSE_GROUP, _NEAR_BYTES // (batch * PANEL * SIZE + 1) // DENSE_GROUP * DENSE_GROUP)
     status = 0
     unit = low
@@ -117,7 +134,7 @@ def dense_parameter_gradient(x, x_panel, x_cols, dy, dy_panel, dy_cols, dy_width
         first_strip = unit // (most * panels) * most
         near = min(most, strips - first_strip)
         spot = unit - first_strip * panels
-        panel, strip = spot // near, first_strip + spot % near
+        panel, strip = first_panel + spot // near, first_strip + spot % near
         group = min(DENSE_GROUP, first_strip + near - strip, high - unit)
         column, width = dy + panel * _distance(dy_panel) * SIZE, min(PANEL, dy_width - panel * PANEL)
         columns = min(PANEL, dy_cols - panel * PANEL)

@@ -2,7 +2,7 @@
 
 A step goes through phases. In a ROWS phase each worker takes a contiguous slice of the batch and runs all the phase's
 instructions on it, a block of rows at a time, so that what one instruction wrote is in cache when the next reads it.
-In a UNITS phase the units of all its instructions are dealt out by cost. An EACH phase is run by every worker for
+In a UNITS phase the units of each of its instructions are dealt out. An EACH phase is run by every worker for
 itself. Workers meet at a barrier after ROWS and UNITS phases and at the end of a step: twice in a step of training. At
 the end of the run worker 0 waits for the others to have left it, so that its memory is nobody's any more (`team.py`).
 Which worker computes an element changes nothing in how it is computed.
@@ -11,7 +11,7 @@ Which worker computes an element changes nothing in how it is computed.
 import numpy as np
 
 from ._context import BATCH, CONTEXT, LOSS, REST, START, UPDATE, WEIGHT
-from ._jit import kernel
+from ._jit import HEADER, kernel
 from ._primitives import (
     atomic_add,
     atomic_load,
@@ -26,9 +26,9 @@ from ._primitives import (
 )
 
 ROWS, UNITS, EACH = 0, 1, 2
-PHASE = 4  # cells of a phase: kind, address of its first row, number of rows, total cost
-KIND, FIRST, COUNT, COST = range(PHASE)
-ADDRESS, ROW_UNITS, ROW_COST, ROW_BEFORE = range(4)  # the head of an instruction's row
+PHASE = 3  # cells of a phase: kind, address of its first row, number of rows
+KIND, FIRST, COUNT = range(PHASE)
+ADDRESS, ROW_UNITS, ROW_COST = range(HEADER)  # the head of an instruction's row
 
 # Cells that the team shares, a cache line apart: arrivals and generation of the barrier, the verdict on the run, how
 # many helpers have left it; and, with the last, for how many turns a worker waits before it offers its core to others.
@@ -94,7 +94,7 @@ def walked(phases, phase_count, row_bytes, grain, steps, start, rows, ahead, bat
                         row = phase[FIRST] + i * row_bytes
                         status |= call(ints(row, 1)[0], row, own, begin, end)
             elif phase[KIND] == UNITS:
-                status = deal(phase[FIRST], phase[COUNT], phase[COST], row_bytes, worker, workers, own)
+                status = deal(phase[FIRST], phase[COUNT], row_bytes, worker, workers, own)
             else:
                 for i in range(phase[COUNT]):
                     row = phase[FIRST] + i * row_bytes
@@ -127,18 +127,31 @@ def walked(phases, phase_count, row_bytes, grain, steps, start, rows, ahead, bat
     return done
 
 
-def deal(first, count, total, row_bytes, worker, workers, own):
-    """Run this worker's share of the units of `count` instructions: those whose cost begins in its part of `total`."""
+def deal(first, count, row_bytes, worker, workers, own):
+    """Run this worker's share of the units of `count` instructions.
+
+    Of each instruction all get the same number, those that follow each other; so who changes some columns of a matrix
+    is the one who multiplies by them, and finds them in its cache. What is left over, of all instructions together, is
+    dealt out by cost: to whose part of the total a unit's cost begins in.
+    """
+    total = 0
+    for i in range(count):
+        head = ints(first + i * row_bytes, HEADER)
+        total += head[ROW_UNITS] % workers * head[ROW_COST]
     begin, end = total * worker // workers, total * (worker + 1) // workers
-    status = 0
+    before, status = 0, 0
     for i in range(count):
         row = first + i * row_bytes
-        head = ints(row, 4)
-        cost, before, units = head[ROW_COST], head[ROW_BEFORE], head[ROW_UNITS]
-        low = min(max(-((before - begin) // cost), 0), units)
-        high = min(max(-((before - end) // cost), 0), units)
+        head = ints(row, HEADER)
+        units, cost = head[ROW_UNITS], head[ROW_COST]
+        share, rest = units // workers, units % workers
+        if share:
+            status |= call(head[ADDRESS], row, own, worker * share, (worker + 1) * share)
+        low = min(max(-((before - begin) // cost), 0), rest)
+        high = min(max(-((before - end) // cost), 0), rest)
         if low < high:
-            status |= call(head[ADDRESS], row, own, low, high)
+            status |= call(head[ADDRESS], row, own, units - rest + low, units - rest + high)
+        before += rest * cost
     return status
 
 

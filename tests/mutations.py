@@ -37,6 +37,7 @@ PADDING = ("tests/test_network_ops.py", "-k", "padding")
 LINES = ("tests/test_rows.py", "-k", "few_columns or fade")
 ORDER, ORDERS = "engine/order.py", ("tests/test_order.py",)
 ENTROPY, BATCHES, PACES = "kernels/cross_entropy.py", ("tests/test_groups.py",), ("tests/test_pace.py",)
+COLUMNS = ("tests/test_columns.py",)
 BLOCKS, FEATUREWISE = "kernels/dense_by_feature.py", ("tests/test_by_feature.py",)
 MOMENTS, TURNED = ("tests/test_walk.py", "-k", "moments"), ("tests/test_panels.py",)
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
@@ -180,7 +181,6 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("engine/groups.py", 'if "key" in _jit.operands(part.kernel):', "if False:", BATCHES),
     ("engine/program.py", "return (1, min(self.few_rows, below))", "return (1, self.few_rows + 1)", BATCHES),
     ("engine/program.py", "self.layout.lanes * self.layout.panel\n", "0\n", ("tests/test_bounds.py",)),
-    ("engine/cpu_backend.py", "            if self.owners[number] is None:\n", "            if True:\n", BATCHES),
     (BLOCKS, "return features - features % 2", "return features + features % 2", FEATUREWISE),
     (BLOCKS, "low // PANEL * columns, -(-high", "low // PANEL * columns, (high", FEATUREWISE),
     (BLOCKS, "context, low // PANEL * columns", "context, low * columns // PANEL * 0", FEATUREWISE),
@@ -200,7 +200,11 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("kernels/walk.py", "    before = flush_subnormals()", "    before = 8064", MOMENTS),
     ("kernels/walk.py", "    restore_rounding(before)", "    pass", MOMENTS),
     ("kernels/walk.py", " or number == phase_count - 1:", ":", EXECUTOR),
-    ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), units)", "high = units", EXECUTOR),
+    ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), rest)", "high = rest", EXECUTOR),
+    ("kernels/walk.py", "total += head[ROW_UNITS] % workers * head[ROW_COST]", "total += head[ROW_COST]", EXECUTOR),
+    (DENSE, "panels = 1 if low % strips else", "panels = 1 if False else", COLUMNS),
+    (DENSE, "panel, strip = first_panel + spot // near", "panel, strip = spot // near", COLUMNS),
+    ("engine/cost.py", "max(1, min(count, work.blocks))", "count", ("tests/test_cost.py",)),
 ]
 
 

@@ -110,9 +110,9 @@ def test_gradients_of_parameters(worker, rows, inputs, outputs, batch, kind):
     gradient = np.full((-(-outputs // panel), inputs + 1, panel), np.nan, dtype)
     place = worker(dtype, batch=batch, scratch=6 * panel**2)
     units = -(-inputs // panel) * len(gradient)
-    place.run(dense.dense_parameter_gradient.by_feature, 0, units, x=given.memory, x_cols=inputs, dy=up.memory,
-              dy_cols=outputs, w_first=0, bias=1, gradient=gradient, onto=0, chain=0, dy_width=0, dy_panel=0,
-              x_panel=0, w=0)
+    place.run(dense.dense_parameter_gradient.by_feature, 0, units, by_panel=0, x=given.memory, x_cols=inputs,
+              dy=up.memory, dy_cols=outputs, w_first=0, bias=1, gradient=gradient, onto=0, chain=0, dy_width=0,
+              dy_panel=0, x_panel=0, w=0)
     whole = np.concatenate([gradient[o // panel, :, o % panel][None] for o in range(outputs)])
     terms = np.hstack([x, np.ones((batch, 1))])
     close(whole, dy.astype(np.float64).T @ terms, dtype, "product", batch, abs(dy).T @ abs(terms))

@@ -1,15 +1,19 @@
 """Few rows: products whose columns are dealt out to the workers, and when they are."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import test_networks
+from hypothesis import given
+from hypothesis import strategies as st
 from test_gemm import Panels
 
 import hotloop as hl
-from hotloop import build, cost, plan
+from hotloop import build, cost, plan, team
 from hotloop.kernels._target import host
 from hotloop.kernels.columns import dense_columns
-from hotloop.kernels.dense import dense_forward
+from hotloop.kernels.dense import dense_forward, dense_parameter_gradient
 from hotloop.kernels.gemm import PLAIN, POSITIVE
 
 
@@ -45,6 +49,31 @@ def test_columns_are_those_of_the_whole_product(worker, dtype, rows, columns, fi
     whole = product(dense_forward, (0, rows))
     for cut in range(panels + 1):
         assert product(dense_columns, (cut, panels), (0, cut)) == whole
+
+
+@given(inputs=st.integers(1, 300), outputs=st.integers(1, 130), batch=st.sampled_from([3, 900]), cuts=st.sets(
+    st.integers(1, 60), max_size=4), bias=st.booleans(), kind=st.sampled_from(["float32", "float64"]))
+def test_gradients_panel_by_panel_are_those_row_by_row(worker, inputs, outputs, batch, cuts, bias, kind):
+    """To the bit, wherever the units are cut; each unit once. Where rows are many, few strips are taken at once."""
+    dtype, generator = np.dtype(kind), np.random.default_rng(inputs)
+    panel = host().bindings(dtype)["PANEL"]
+    x, dy = (Panels(generator.standard_normal((batch, cols)).astype(dtype), dtype) for cols in (inputs, outputs))
+    panels, strips = -(-outputs // panel), -(-inputs // panel)
+    operands = {"x": x.memory, "x_panel": x.distance, "x_cols": inputs, "dy": dy.memory, "dy_panel": dy.distance,
+                "dy_cols": outputs, "dy_width": panels * panel, "w": 0, "w_first": 0, "bias": bias, "onto": 0,
+                "chain": 0}
+
+    def gradient(by_panel, *edges):
+        found, place = np.zeros((panels, inputs + 1, panel), dtype), worker(dtype, batch=batch, scratch=8 * panel**2)
+        for low, high in pairwise(edges):
+            made = np.zeros_like(found)
+            assert place.run(dense_parameter_gradient, low, high, by_panel=by_panel, gradient=made, **operands) == 0
+            assert not (found.astype(bool) & made.astype(bool)).any()
+            found += made
+        return found.tobytes()
+
+    units = panels * strips
+    assert gradient(1, *sorted({0, *(cut for cut in cuts if cut < units), units})) == gradient(0, 0, units)
 
 
 @test_networks.nets
@@ -115,7 +144,34 @@ def test_few_rows_of_wide_nets_go_by_columns(monkeypatch):
     assert [instruction.phase for instruction in few.instructions] == ["rows", "units", "units", "rows", "rows"]
     assert {instruction.phase for instruction in many.instructions} == {"rows"}
     assert cost.workers(few, 1, 2) == 2
-    assert cost.seconds(*cost.work(few, 1), 2) < cost.seconds(*cost.work(many, 1), 1)
+    assert cost.seconds(cost.work(few, 1), 2) < cost.seconds(cost.work(many, 1), 1)
+
+
+def test_training_goes_by_columns_where_parameters_outweigh_activations(monkeypatch):
+    """Who changes some columns multiplies by them in the next step; what a batch leaves has to stay in a cache."""
+    monkeypatch.setattr(cost, "cores", lambda: 2)
+    monkeypatch.setattr(build, "cores", lambda: 2)
+    found = {}
+    for widths in ((784, 256, 128, 10), (64, 64, 10)):
+        trainer = trainer_of(*widths)
+        trainer.step(np.zeros((2, widths[0])), np.zeros((2, widths[-1])))
+        program = next(made for key, made in trainer._programs.items() if key[0] == "train")
+        found[widths] = {rows: program.best(rows) is program.few for rows in (1, 128, 4096)}
+    assert found == {(784, 256, 128, 10): {1: True, 128: True, 4096: False},
+                     (64, 64, 10): {1: False, 128: False, 4096: False}}
+    products = [part for part in program.listed() if part.op == "dense_parameter_gradient"]
+    assert [part.operands["by_panel"] for part in products] == [0, 0]
+
+
+@pytest.mark.parametrize(("threads", "count"), [(None, 2), (1, 1), (2, 2)])
+def test_one_row_of_a_wide_net_is_worth_several_workers(monkeypatch, threads, count):
+    monkeypatch.setattr(cost, "cores", lambda: 2)
+    monkeypatch.setattr(build, "cores", lambda: 2)
+    monkeypatch.setattr(team, "spare", lambda: 2)
+    trainer = trainer_of(1024, 2048, 2048, 1000)
+    trainer.predict(np.zeros((1, 1024)))
+    (brief,) = trainer._briefs["predict"].values()
+    assert brief.bound.pace(threads, 1).count == count
 
 
 def test_many_workers_take_columns_of_more_rows():

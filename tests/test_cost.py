@@ -41,17 +41,28 @@ def test_the_choice_is_the_best_of_all_counts_and_grows_with_the_limit(widths, r
     parts = cost.work(made, rows)
     chosen = [cost.workers(made, rows, most) for most in range(1, 65)]
     assert chosen == sorted(chosen)
-    times = [cost.seconds(*parts, count) for count in chosen]
+    times = [cost.seconds(parts, count) for count in chosen]
     assert times == sorted(times, reverse=True)
-    assert times[-1] == min(cost.seconds(*parts, count) for count in range(1, 65))
+    assert times[-1] == min(cost.seconds(parts, count) for count in range(1, 65))
+
+
+def test_blocks_of_rows_are_not_cut():
+    """More workers than blocks have nothing to do."""
+    trainer = hl.Trainer(hl.Sequential(hl.Dense(1000, 1000), hl.ReLU(), hl.Dense(1000, 60)), hl.MSELoss(), hl.SGD())
+    made = trainer._program("predict", None, 5000)
+    for rows, most in ((1, 1), (3, 3)):
+        step = cost.work(made, rows)
+        assert [step.blocks, step.pieces] == [most, 0]
+        times = [cost.seconds(step, count) for count in range(1, 9)]
+        assert times.index(min(times)) < most and times[most:] == sorted(times[most:])
 
 
 def test_work_grows_with_rows_widths_and_states():
     little, wide, heavy = (cost.work(made, 64) for made in (
         program(20, 30, 4), program(20, 60, 4), program(20, 30, 4, optimizer=hl.Adam())))
-    assert cost.work(program(20, 30, 4), 128)[0] > little[0] < wide[0]
-    assert wide[1] > little[1] < heavy[1]
-    assert wide[4] > little[4] > 0
+    assert cost.work(program(20, 30, 4), 128).rows > little.rows < wide.rows
+    assert wide.units > little.units < heavy.units
+    assert wide.shared > little.shared > 0
 
 
 def test_a_run_takes_what_is_worth_of_what_is_free(machine, monkeypatch):

@@ -24,8 +24,8 @@ CALLBACK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
 
 
 @kernel
-def deal_units(first, count, total, row_bytes, worker, workers, own, context, low, high):
-    return deal(first, count, total, row_bytes, worker, workers, own)
+def deal_units(first, count, row_bytes, worker, workers, own, context, low, high):
+    return deal(first, count, row_bytes, worker, workers, own)
 
 
 @kernel
@@ -70,7 +70,7 @@ def overflows(context, low, high):
 @given(instructions=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 1000)), min_size=1, max_size=5),
        workers=st.integers(1, 9))
 def test_each_unit_goes_to_one_worker(worker, instructions, workers):
-    """In order, and no worker gets more than its part of the cost and one unit."""
+    """All get as many of each instruction, and of the rest no more than their part of the cost and one unit."""
     dealt = []
 
     @CALLBACK
@@ -79,20 +79,23 @@ def test_each_unit_goes_to_one_worker(worker, instructions, workers):
         return 0
 
     units, costs = np.array(instructions).T
-    total = int(units @ costs)
+    total = int(units % workers @ costs)
     table = np.zeros((len(units), HEADER), np.int64)
     table[:, walk.ADDRESS] = ctypes.cast(note, ctypes.c_void_p).value
     table[:, walk.ROW_UNITS], table[:, walk.ROW_COST] = units, costs
-    table[1:, walk.ROW_BEFORE] = np.cumsum(units * costs)[:-1]
-    expected = [(place, unit) for place, count in enumerate(units) for unit in range(count)]
-    arguments = {"first": table, "count": len(units), "total": total, "row_bytes": table[0].nbytes, "workers": workers}
+    arguments = {"first": table, "count": len(units), "row_bytes": table[0].nbytes, "workers": workers}
     found = []
     for number in range(workers):
         dealt.clear()
         assert worker().run(deal_units, 0, 0, worker=number, own=0, **arguments) == 0
-        found += [(place, unit) for place, low, high in dealt for unit in range(low, high)]
-        assert sum((high - low) * costs[place] for place, low, high in dealt) <= total / workers + costs.max()
-    assert found == expected
+        own = [(place, unit) for place, low, high in dealt for unit in range(low, high)]
+        shares = units // workers
+        assert own == sorted(own)
+        for place, share in enumerate(shares):
+            assert {(place, number * share + unit) for unit in range(share)} <= set(own)
+        assert sum(costs[place] for place, _ in own) - shares @ costs <= total / workers + costs.max()
+        found += own
+    assert sorted(found) == [(place, unit) for place, count in enumerate(units) for unit in range(count)]
 
 
 @pytest.mark.parametrize("workers", range(1, 9))
