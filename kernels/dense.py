@@ -80,13 +80,18 @@ def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
     width, ahead = min(PANEL, dx_width - first), 0
     if far(dx_cols, dy_cols):
         ahead = w + (first + PANEL) * PANEL * SIZE
-    for o in range(0, dy_cols, LANES):
-        square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
-        if o % PANEL == 0:  # a panel's rows follow each other; to those of the next no prefetcher leads
-            for line in range(0, width * PANEL * SIZE, 64):
-                prefetch(square + panel_size * SIZE + line)
-        for i in range(0, width, LANES):
-            transpose(square + i * PANEL * SIZE, PANEL, turned + (o * PANEL + i) * SIZE, PANEL)
+    if dy_cols == 1:  # to turn squares takes longer
+        line, column = reals(turned, width), reals(w + first * PANEL * SIZE, width * PANEL)
+        for i in range(width):
+            line[i] = column[i * PANEL]
+    else:
+        for o in range(0, dy_cols, LANES):
+            square = w + (o // PANEL * panel_size + first * PANEL + o % PANEL) * SIZE
+            if o % PANEL == 0 and o + PANEL < dy_cols:  # to the next panel's rows no prefetcher leads
+                for place in range(0, width * PANEL * SIZE, 64):
+                    prefetch(square + panel_size * SIZE + place)
+            for i in range(0, width, LANES):
+                transpose(square + i * PANEL * SIZE, PANEL, turned + (o * PANEL + i) * SIZE, PANEL)
     if first + width > dx_cols:  # rows of the bias and of what follows were turned along
         for o in range(dy_cols):
             line = reals(turned + o * PANEL * SIZE, PANEL)
