@@ -51,11 +51,11 @@ def measured(widths, batch, optimizer, workers, rounds):
         cpu_backend._Bound.pace = chosen
 
 
-def predicted(widths, batch, optimizer, most):
-    """Workers, at most so many, and seconds of a step with them, as the model has it."""
+def predicted(widths, batch, optimizer, most, fixed=False):
+    """Workers, at most so many or, `fixed`, just so many, and seconds of a step with them, as the model has it."""
     X, y = np.zeros((1, widths[0]), np.float32), np.zeros(1, int)
-    parts = cost.work(trainer(widths, batch, optimizer).program(X, y).best(batch), batch)
-    return min((cost.seconds(parts, count), count) for count in range(1, most + 1))[::-1], parts
+    step = cost.work(trainer(widths, batch, optimizer, most).program(X, y).best(batch), batch)
+    return min((cost.seconds(step, count), count) for count in range(most if fixed else 1, most + 1))[::-1]
 
 
 def main(arguments=None):
@@ -72,14 +72,14 @@ def main(arguments=None):
     for name in options.nets.split(","):
         widths, batch = name.split("@")
         widths, batch = tuple(map(int, widths.split("-"))), int(batch)
-        (many, least), parts = predicted(widths, batch, options.optimizer, 64)
+        many, least = predicted(widths, batch, options.optimizer, 64)
         cells = []
         for workers in (1, 2):
             took = measured(widths, batch, options.optimizer, workers, options.rounds)
-            model = cost.seconds(parts, workers)
+            model = predicted(widths, batch, options.optimizer, workers, fixed=True)[1]
             cells += [f"{took * 1e6:,.1f}", f"{model * 1e6:,.1f}", f"{model / took:.2f}"]
         hidden = (widths[0], *(10 * width for width in widths[1:-1]), widths[-1])
-        wide = cost.seconds(predicted(hidden, batch, options.optimizer, 1)[1], 2)
+        wide = predicted(hidden, batch, options.optimizer, 2, fixed=True)[1]
         print(f"| {name.replace('@', ', ')} | {' | '.join(cells)} | {many} | {least * 1e6:,.1f} | {wide * 1e6:,.0f} |",
               flush=True)
 

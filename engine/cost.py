@@ -2,10 +2,11 @@
 
 A step of w workers takes about
 
-    max(rows / min(w, blocks), read) + units / min(w, number of units) + barriers * BARRIER log2(w)
+    max(rows / even(w, blocks), read) + sum of units / even(w, pieces) + barriers * BARRIER log2(w)
         + shared (1 - 1 / w) / TRANSFER + spilled / SPILL
 
-seconds. `rows`, which come in so many blocks, and `units` are the work of the two kinds of phases on one worker:
+seconds, where even(w, n) = n / ceil(n / w) is how many times as fast w workers do n equal pieces. `rows`, which come in
+so many blocks, and `units`, for each stage in so many pieces, are the work of the two kinds of phases on one worker:
 operations of the products, whole vectors of them (of columns, or by feature of rows), at a rate of LANE a lane, START
 steps more than their depth for each tile, or the time that the matrix takes to be READ, if that is longer; ELEMENT for
 each number written, UPDATE for each that an optimizer reads and writes, a CALL for each instruction. `read` is what
@@ -37,6 +38,7 @@ LEND = 30e-6  # for helpers to come to a run of one step, and for Python to see 
 TRANSFER = 8e9  # bytes a second from one core's cache to another's: 4 to 20, by machine
 SPILL = 10e9  # bytes a second
 _SECOND_LEVEL = 2e6  # bytes of a cache
+_SURE = 0.99  # of the other's time, down to which another program is better
 _HELD = 4e6  # bytes of parameters, half of which are still in a cache in the next step
 
 
@@ -55,56 +57,67 @@ def few_rows(program, few, most):
     for candidate in (2**power for power in range(9)):
         best, other = (min(seconds(work(made, candidate), count) for count in range(1, min(most, cores()) + 1))
                        for made in (program, few))
-        if other >= best:
+        if other >= _SURE * best:
             break
         rows = candidate
     return rows
 
 
 class Work(NamedTuple):
-    """What a step asks for, by the names of the formula above; `rows` come in `blocks`, `units` in `pieces`."""
+    """What a step asks for, by the names of the formula above; `units` are pairs of seconds and pieces."""
 
-    rows: float  # seconds of one worker, as are `units` and `read`
-    units: float
+    rows: float  # seconds of one worker, as are those of `units`, and `read`
+    units: tuple[tuple[float, int], ...]
     blocks: int
-    pieces: int
     barriers: int
     shared: float  # bytes, as are `spilled`
     spilled: float
     read: float
 
+    @property
+    def most(self):
+        """Workers that have anything to do."""
+        return max(1, self.blocks, *(pieces for _, pieces in self.units))
 
-def seconds(work, count):
-    """Time of a step of `count` workers."""
-    rows, units = work.rows / max(1, min(count, work.blocks)), work.units / max(1, min(count, work.pieces))
-    return (max(rows, work.read) + units + work.barriers * BARRIER * log2(count)
-            + work.shared * (1 - 1 / count) / TRANSFER + work.spilled / SPILL)
+
+def seconds(step, count):
+    """Time of the `Work` of a step with `count` workers."""
+    units = sum(alone / _even(count, pieces) for alone, pieces in step.units)
+    return (max(step.rows / _even(count, step.blocks), step.read) + units + step.barriers * BARRIER * log2(count)
+            + step.shared * (1 - 1 / count) / TRANSFER + step.spilled / SPILL)
+
+
+def _even(count, pieces):
+    """How many times as fast so many workers do equal pieces."""
+    return pieces / -(-pieces // count) if pieces else 1
 
 
 def work(program, rows):
     """The `Work` of a step of a program on so many rows."""
-    layout, sums, pieces, barriers = program.layout, {"rows": 0.0, "units": 0.0}, 0, set()
+    layout, alone, stages, barriers = program.layout, 0.0, {}, set()
     read = 0.0
     for instruction in program.instructions:
-        phase = "units" if instruction.phase == "units" else "rows"
-        if instruction.phase in sums:
+        in_units, took = instruction.phase == "units", 0.0
+        if instruction.phase in ("rows", "units"):
             barriers.add((instruction.stage, instruction.phase))
         for part in [part for one in (instruction, *instruction.inner) for part in (one, *one.chained())]:
-            operations, reading = _product(part, phase, layout, rows)
-            sums[phase] += CALL + max(operations, reading)
-            read += reading if phase == "rows" else 0
-            sums[phase] += _elements(part, layout, rows) * ELEMENT * 8 / layout.lanes
-        if phase == "units":
-            pieces += instruction.units
-            sums[phase] += _parameters(instruction, layout) * (1 + program.states) * UPDATE * 8 / layout.lanes
+            operations, reading = _product(part, in_units, layout, rows)
+            took += CALL + max(operations, reading) + _elements(part, layout, rows) * ELEMENT * 8 / layout.lanes
+            read += 0 if in_units else reading
+        if in_units:
+            took += _parameters(instruction, layout) * (1 + program.states) * UPDATE * 8 / layout.lanes
+            before, pieces = stages.get(instruction.stage, (0.0, 0))
+            stages[instruction.stage] = before + took, pieces + instruction.units
+        else:
+            alone += took
     spilled = 0
     if any(map(_by_columns, program.instructions)):
         spilled = max(0, sum(buffer.nbytes(rows) for buffer in program.buffers) - _SECOND_LEVEL)
-    return Work(sums["rows"], sums["units"], -(-rows // program.grain), pieces, len(barriers), _shared(program, rows),
+    return Work(alone, tuple(stages.values()), -(-rows // program.grain), len(barriers), _shared(program, rows),
                 spilled, read)
 
 
-def _product(part, phase, layout, rows):
+def _product(part, in_units, layout, rows):
     """Seconds that the operations of the product with a matrix take, and reading the matrix."""
     block = part.operands.get("w")
     if not isinstance(block, Block) or not block.inputs:
@@ -115,7 +128,7 @@ def _product(part, phase, layout, rows):
         rows, columns = layout.width(rows), block.outputs
     operations = 2 * rows * block.inputs * columns * (1 + START / max(depth, 1))
     size = layout.block(block.inputs, block.outputs) * layout.dtype.itemsize
-    rate = READ if phase == "rows" else READ_WIDE if rows <= WIDE_ROWS else READ_SHARE
+    rate = READ if not in_units else READ_WIDE if rows <= WIDE_ROWS else READ_SHARE
     return operations / (LANE * layout.lanes), size / rate
 
 
@@ -150,20 +163,19 @@ def _by_columns(instruction):
 
 def _shared(program, rows):
     """Bytes that some workers write in a step and others read."""
-    layout, numbers = program.layout, 0
+    layout, parts = program.layout, program.listed()
     units = [instruction for instruction in program.instructions if instruction.phase == "units"]
     read = {value for instruction in units for value in instruction.operands.values() if isinstance(value, Buffer)}
-    numbers += sum(_numbers(buffer, layout, rows) for buffer in read if not buffer.flat)
-    for instruction in units:
-        size = _parameters(instruction, layout)
-        if 0 < size * layout.dtype.itemsize <= _HELD:
-            numbers += size * max((_foreign(other) for other in program.listed() if other is not instruction
-                                   and other.operands.get("w") is instruction.operands["w"]), default=0)
+    numbers = sum(_numbers(buffer, layout, rows) for buffer in read if not buffer.flat)
+    for block in {instruction.operands["w"] for instruction in units if _parameters(instruction, layout)}:
+        size = layout.block(block.inputs, block.outputs)
+        if size * layout.dtype.itemsize <= _HELD:
+            numbers += size * max((_foreign(part) for part in parts if part.operands.get("w") is block), default=0)
     return numbers * layout.dtype.itemsize
 
 
-def _foreign(product):
-    """What part of the parameters that other workers change a worker reads for a product."""
-    if not _by_columns(product):
-        return 1
-    return 0.5 if product.op == "dense_input_gradient" else 0
+def _foreign(part):
+    """What part of the parameters that other workers change a worker reads for an instruction: half of two."""
+    if part.op == "dense_input_gradient" and _by_columns(part):
+        return 0.5
+    return float(part.op in ("dense", "dense_input_gradient") and not _by_columns(part))

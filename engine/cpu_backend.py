@@ -293,7 +293,8 @@ class _Bound:
         most = min(team.spare() if threads is None else threads, self.most)
         if (batch, most, lending) not in self.paces:
             count = cost.workers(self.program, batch, most, lending)
-            self.paces[batch, most, lending] = Pace(count, min(most, cost.cores()))
+            useful = min(most, cost.cores(), cost.work(self.program, batch).most)
+            self.paces[batch, most, lending] = Pace(count, useful)
         return self.paces[batch, most, lending]
 
     def _make_contexts(self, workers):

@@ -32,7 +32,7 @@ def plan(graph, layout, *, loss=None, predictions=None, gradients=None, updates=
     the nodes of their gradients, `updates` are the optimizer's nodes; without these two it is a program for prediction
     or evaluation. `keep_gradient` stores the whole gradient in the arena; `states` are the names of the optimizer's
     states. Programs that share an arena must agree on the states. `columns` deals out the columns of wide products to
-    the workers, not rows: for batches of few.
+    the workers, not rows: for batches of few beside many weights.
     """
     return _Planner(graph, layout, loss, predictions or {}, gradients or {}, tuple(updates), keep_gradient,
                     states, settings or {}, columns).program()

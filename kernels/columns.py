@@ -1,7 +1,7 @@
 """The dense layer on few rows: workers take columns of the result, so that each reads its part of the matrix alone.
 
-Rows are dealt out where there are many of them. Where there are few, a matrix is read once for each worker, and that
-takes longer than the arithmetic.
+Rows are dealt out where there are many of them. Where there are few, each worker would read the whole matrix, most of
+which others have just changed, and that takes longer than the arithmetic.
 """
 
 from ._context import BATCH, CONTEXT, SCRATCH

@@ -30,6 +30,8 @@ PHASE = 3  # cells of a phase: kind, address of its first row, number of rows
 KIND, FIRST, COUNT = range(PHASE)
 ADDRESS, ROW_UNITS, ROW_COST = range(HEADER)  # the head of an instruction's row
 
+_MANY = 8  # units a worker from which on one more or less is little
+
 # Cells that the team shares, a cache line apart: arrivals and generation of the barrier, the verdict on the run, how
 # many helpers have left it; and, with the last, for how many turns a worker waits before it offers its core to others.
 ARRIVED, GENERATION, FAILED, OVERFLOWED, DONE, LEFT, SPINS = 0, 8, 16, 24, 32, 40, 41
@@ -128,30 +130,31 @@ def walked(phases, phase_count, row_bytes, grain, steps, start, rows, ahead, bat
 
 
 def deal(first, count, row_bytes, worker, workers, own):
-    """Run this worker's share of the units of `count` instructions.
+    """Run this worker's share of the units of `count` instructions, of each those that follow each other.
 
-    Of each instruction all get the same number, those that follow each other; so who changes some columns of a matrix
-    is the one who multiplies by them, and finds them in its cache. What is left over, of all instructions together, is
-    dealt out by cost: to whose part of the total a unit's cost begins in.
+    Where units are many every instruction is cut in equal parts, so who changes some columns of a matrix is, but for
+    what lies at the cuts, who multiplies by them in the next step. The others are dealt out together, by cost: to whose
+    part of the total a unit's cost begins in.
     """
     total = 0
     for i in range(count):
         head = ints(first + i * row_bytes, HEADER)
-        total += head[ROW_UNITS] % workers * head[ROW_COST]
+        if head[ROW_UNITS] < _MANY * workers:
+            total += head[ROW_UNITS] * head[ROW_COST]
     begin, end = total * worker // workers, total * (worker + 1) // workers
     before, status = 0, 0
     for i in range(count):
         row = first + i * row_bytes
         head = ints(row, HEADER)
         units, cost = head[ROW_UNITS], head[ROW_COST]
-        share, rest = units // workers, units % workers
-        if share:
-            status |= call(head[ADDRESS], row, own, worker * share, (worker + 1) * share)
-        low = min(max(-((before - begin) // cost), 0), rest)
-        high = min(max(-((before - end) // cost), 0), rest)
+        if units < _MANY * workers:
+            low = min(max(-((before - begin) // cost), 0), units)
+            high = min(max(-((before - end) // cost), 0), units)
+            before += units * cost
+        else:
+            low, high = units * worker // workers, units * (worker + 1) // workers
         if low < high:
-            status |= call(head[ADDRESS], row, own, units - rest + low, units - rest + high)
-        before += rest * cost
+            status |= call(head[ADDRESS], row, own, low, high)
     return status
 
 

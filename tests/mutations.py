@@ -37,6 +37,7 @@ PADDING = ("tests/test_network_ops.py", "-k", "padding")
 LINES = ("tests/test_rows.py", "-k", "few_columns or fade")
 ORDER, ORDERS = "engine/order.py", ("tests/test_order.py",)
 ENTROPY, BATCHES, PACES = "kernels/cross_entropy.py", ("tests/test_groups.py",), ("tests/test_pace.py",)
+MODEL = ("tests/test_cost.py", "-k", "blocks or shared or whole")
 COLUMNS = ("tests/test_columns.py",)
 BLOCKS, FEATUREWISE = "kernels/dense_by_feature.py", ("tests/test_by_feature.py",)
 MOMENTS, TURNED = ("tests/test_walk.py", "-k", "moments"), ("tests/test_panels.py",)
@@ -200,11 +201,15 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("kernels/walk.py", "    before = flush_subnormals()", "    before = 8064", MOMENTS),
     ("kernels/walk.py", "    restore_rounding(before)", "    pass", MOMENTS),
     ("kernels/walk.py", " or number == phase_count - 1:", ":", EXECUTOR),
-    ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), rest)", "high = rest", EXECUTOR),
-    ("kernels/walk.py", "total += head[ROW_UNITS] % workers * head[ROW_COST]", "total += head[ROW_COST]", EXECUTOR),
+    ("kernels/walk.py", "high = min(max(-((before - end) // cost), 0), units)", "high = units", EXECUTOR),
+    ("kernels/walk.py", "total += head[ROW_UNITS] * head[ROW_COST]", "total += head[ROW_COST]", EXECUTOR),
+    ("kernels/walk.py", "units * (worker + 1) // workers\n", "units // workers * (worker + 1)\n", EXECUTOR),
     (DENSE, "panels = 1 if low % strips else", "panels = 1 if False else", COLUMNS),
     (DENSE, "panel, strip = first_panel + spot // near", "panel, strip = spot // near", COLUMNS),
-    ("engine/cost.py", "max(1, min(count, work.blocks))", "count", ("tests/test_cost.py", "-k", "blocks")),
+    ("engine/cost.py", "step.rows / _even(count, step.blocks)", "step.rows / count", MODEL),
+    ("engine/cost.py", "pieces / -(-pieces // count)", "min(pieces, count)", MODEL),
+    ("engine/cost.py", "part.op in (\"dense\", \"dense_input_gradient\") and", "", MODEL),
+    ("engine/updates.py", '"by_panel": int(self.columns)', '"by_panel": 0', COLUMNS),
 ]
 
 

@@ -52,8 +52,45 @@ def test_blocks_of_rows_are_not_cut():
     made = trainer._program("predict", None, 5000)
     for blocks in (1, 3):
         step = cost.work(made, blocks * made.grain)
-        assert [step.blocks, step.pieces] == [blocks, 0] and made.grain > 1
+        assert (step.blocks, step.units, step.most) == (blocks, (), blocks) and made.grain > 1
         assert cost.seconds(step._replace(barriers=0), 8) == cost.seconds(step._replace(barriers=0), blocks)
+
+
+def by_columns(*widths, **options):
+    """The programs of a training step by rows and by columns."""
+    layers = [layer for sizes in zip(widths, widths[1:], strict=False) for layer in (hl.Dense(*sizes), hl.ReLU())]
+    trainer = hl.Trainer(hl.Sequential(*layers[:-1]), hl.CrossEntropyLoss(), hl.SGD(lr=0.1), **options)
+    trainer.program(np.zeros((1, widths[0]), np.float32), np.zeros(1, np.int64))
+    program = next(made for key, made in trainer._programs.items() if key[0] == "train")
+    return program, program.few
+
+
+@pytest.mark.parametrize("options", [{}, {"l2": 0.01}, {"clip_norm": 1.0}])
+def test_parameters_are_shared_but_for_columns_of_ones_own(options, machine):
+    """A penalty reads them as their gradient does; what no cache keeps is counted nowhere."""
+    machine(2)
+    itemsize, (rows, columns) = 4, (by_columns(784, 256, 128, 10, **options))
+    first, second, last = (rows.layout.block(*sizes) for sizes in ((784, 256), (256, 128), (128, 10)))
+    saved = cost.work(rows, 8).shared - cost.work(columns, 8).shared
+    inputs = sum(8 * rows.layout.width(cols) for cols in (784, 256, 128))
+    assert cost.work(rows, 8).shared >= itemsize * (first + second + last + inputs)
+    assert saved == itemsize * (first + second / 2)
+    large = cost.work(by_columns(1024, 2048, 10)[0], 8).shared - cost.work(by_columns(1024, 2048, 10)[1], 8).shared
+    assert large == 0
+
+
+def test_a_batch_spills_where_products_follow_each_other():
+    rows, columns = by_columns(784, 256, 128, 10)
+    assert [cost.work(columns, count).spilled > 0 for count in (128, 1024)] == [False, True]
+    assert cost.work(rows, 1024).spilled == 0
+    step = cost.work(columns, 1024)
+    assert cost.seconds(step, 2) - cost.seconds(step._replace(spilled=0), 2) == pytest.approx(step.spilled / cost.SPILL)
+
+
+def test_pieces_of_a_stage_are_dealt_out_whole():
+    step = cost.Work(0.0, ((1.0, 4), (1.0, 100)), 1, 0, 0.0, 0.0, 0.0)
+    assert [cost.seconds(step, count) for count in (1, 2, 3, 4, 100)] == pytest.approx(
+        [2, 1, 0.5 + 0.34, 0.25 + 0.25, 0.25 + 0.01])
 
 
 def test_work_grows_with_rows_widths_and_states():

@@ -70,7 +70,7 @@ def overflows(context, low, high):
 @given(instructions=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 1000)), min_size=1, max_size=5),
        workers=st.integers(1, 9))
 def test_each_unit_goes_to_one_worker(worker, instructions, workers):
-    """All get as many of each instruction, and of the rest no more than their part of the cost and one unit."""
+    """In order; many are cut in equal parts, and of the others no worker gets more than its part and one unit."""
     dealt = []
 
     @CALLBACK
@@ -79,7 +79,7 @@ def test_each_unit_goes_to_one_worker(worker, instructions, workers):
         return 0
 
     units, costs = np.array(instructions).T
-    total = int(units % workers @ costs)
+    few = units < 8 * workers
     table = np.zeros((len(units), HEADER), np.int64)
     table[:, walk.ADDRESS] = ctypes.cast(note, ctypes.c_void_p).value
     table[:, walk.ROW_UNITS], table[:, walk.ROW_COST] = units, costs
@@ -88,13 +88,13 @@ def test_each_unit_goes_to_one_worker(worker, instructions, workers):
     for number in range(workers):
         dealt.clear()
         assert worker().run(deal_units, 0, 0, worker=number, own=0, **arguments) == 0
-        own = [(place, unit) for place, low, high in dealt for unit in range(low, high)]
-        shares = units // workers
-        assert own == sorted(own)
-        for place, share in enumerate(shares):
-            assert {(place, number * share + unit) for unit in range(share)} <= set(own)
-        assert sum(costs[place] for place, _ in own) - shares @ costs <= total / workers + costs.max()
-        found += own
+        assert dealt == sorted(dealt) and len({place for place, _, _ in dealt}) == len(dealt)
+        for place in np.flatnonzero(~few):
+            cut = [int(units[place]) * edge // workers for edge in (number, number + 1)]
+            assert (place, *cut) in dealt
+        own = sum((high - low) * costs[place] for place, low, high in dealt if few[place])
+        assert own <= (units * costs)[few].sum() / workers + costs.max()
+        found += [(place, unit) for place, low, high in dealt for unit in range(low, high)]
     assert sorted(found) == [(place, unit) for place, count in enumerate(units) for unit in range(count)]
 
 
