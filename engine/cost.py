@@ -30,6 +30,7 @@ LANE = 10.5e9  # operations a second of one lane: 0.86 of two multiply-adds a cy
 START = 4
 READ = 20e9  # bytes a second
 READ_SHARE, READ_WIDE = 40e9, 50e9  # the same of columns alone, and in tiles of several panels
+READ_FAR = 25e9  # at most, where all matrices are more than a second-level cache holds
 ELEMENT = 0.25e-9
 UPDATE = 0.15e-9
 CALL = 40e-9
@@ -38,7 +39,7 @@ LEND = 30e-6  # for helpers to come to a run of one step, and for Python to see 
 TRANSFER = 8e9  # bytes a second from one core's cache to another's: 4 to 20, by machine
 SPILL = 10e9  # bytes a second
 _SECOND_LEVEL = 2e6  # bytes of a cache
-_SURE = 0.99  # of the other's time, down to which another program is better
+_SURE = 0.999  # of the other's time, down to which another program is better: more than rounding makes
 _HELD = 4e6  # bytes of parameters, half of which are still in a cache in the next step
 
 
@@ -101,7 +102,7 @@ def work(program, rows):
         if instruction.phase in ("rows", "units"):
             barriers.add((instruction.stage, instruction.phase))
         for part in [part for one in (instruction, *instruction.inner) for part in (one, *one.chained())]:
-            operations, reading = _product(part, in_units, layout, rows)
+            operations, reading = _product(part, in_units, program, rows)
             took += CALL + max(operations, reading) + _elements(part, layout, rows) * ELEMENT * 8 / layout.lanes
             read += 0 if in_units else reading
         if in_units:
@@ -117,9 +118,9 @@ def work(program, rows):
                 spilled, read)
 
 
-def _product(part, in_units, layout, rows):
+def _product(part, in_units, program, rows):
     """Seconds that the operations of the product with a matrix take, and reading the matrix."""
-    block = part.operands.get("w")
+    block, layout = part.operands.get("w"), program.layout
     if not isinstance(block, Block) or not block.inputs:
         return 0, 0
     depth = {"dense": block.inputs, "dense_input_gradient": block.outputs}.get(part.op, rows)
@@ -129,6 +130,8 @@ def _product(part, in_units, layout, rows):
     operations = 2 * rows * block.inputs * columns * (1 + START / max(depth, 1))
     size = layout.block(block.inputs, block.outputs) * layout.dtype.itemsize
     rate = READ if not in_units else READ_WIDE if rows <= WIDE_ROWS else READ_SHARE
+    if program.elements * layout.dtype.itemsize > _SECOND_LEVEL:
+        rate = min(rate, READ_FAR)
     return operations / (LANE * layout.lanes), size / rate
 
 

@@ -68,6 +68,7 @@ def dense_input_gradient(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
     return 0
 
 
+@kernel
 def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_width, finish, mask, mask_panel, panel,
                          context, low, high):
     """One panel of dX for rows [low, high).
@@ -100,6 +101,7 @@ def input_gradient_panel(dy, dy_panel, dy_cols, w, dx, dx_panel, dx_cols, dx_wid
     gemm(dy, dy_panel, turned, 0, dx + panel * dx_panel * SIZE, 0, zeros, 0, 0, finish,
          mask + panel * mask_panel * SIZE, 0, dy_cols, min(width, dx_cols - first),
          turned + -(-dy_cols // LANES) * LANES * PANEL * SIZE, ahead, 0, panel_size, context, low, high)
+    return 0
 
 
 @kernel
