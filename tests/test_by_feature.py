@@ -301,9 +301,9 @@ def test_the_model_of_a_step_counts_no_padding(always_by_feature):
     """Of columns; by feature, rows fill up vectors."""
     _, every = program(hl.Dense(1, 1), hl.Tanh(), hl.Dense(1, 1))
     lanes = vector("float32")[0]
-    panels, narrow = (sum(cost.work(made, 100 * lanes)[:2]) for made in (every, every.narrow))
+    panels, narrow = (cost.seconds(cost.work(made, 100 * lanes), 1) for made in (every, every.narrow))
     assert narrow < panels / 2
-    one, whole = (cost.work(every.narrow, rows)[:2] for rows in (1, lanes))
+    one, whole = ((step.rows, step.units) for step in (cost.work(every.narrow, rows) for rows in (1, lanes)))
     assert one == whole
 
 
