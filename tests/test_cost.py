@@ -46,7 +46,7 @@ def test_the_choice_is_the_best_of_all_counts_and_grows_with_the_limit(widths, r
     assert times[-1] == min(cost.seconds(parts, count) for count in range(1, 65))
 
 
-def test_blocks_of_rows_are_not_cut():
+def test_blocks_of_rows_are_not_cut(always_by_feature):
     """More workers than blocks have nothing to do; by feature a block is a panel of rows."""
     trainer = hl.Trainer(hl.Sequential(hl.Dense(4, 40), hl.Tanh(), hl.Dense(40, 4)), hl.MSELoss(), hl.SGD())
     made = trainer._program("predict", None, 5000)
