@@ -35,7 +35,7 @@ def _plan(trainer, goal, form):
     """A graph and what is to be planned of it."""
     graph, outputs = trainer.net.graph(training=goal in ("train", "gradient"))
     optimizer, objective = trainer.optimizer, trainer.objective
-    options = {"states": optimizer.states(), "layout": layout(trainer.dtype), "settings": {"key": _key(trainer.seed)}}
+    options = {"states": optimizer.states(), "layout": _layout(trainer), "settings": {"key": _key(trainer.seed)}}
     predictions = {trainer.net.slot("prediction", name): node
                    for name, node in zip(trainer.net.outputs, outputs, strict=True)}
     if goal == "predict":
@@ -57,6 +57,14 @@ def _plan(trainer, goal, form):
         states = [graph.parameter(f"{parameter.name}.{name}", shape=parameter.shape) for name in optimizer.states()]
         updates.append(graph.apply(optimizer.op, parameter, gradient, *states, name=f"{parameter.name}.update"))
     return graph, options | {"loss": loss, "gradients": gradients, "updates": updates}
+
+
+def _layout(trainer):
+    if trainer.backend == "cuda":
+        from .cuda_backend import layout as on_device
+
+        return on_device(trainer.dtype)
+    return layout(trainer.dtype)
 
 
 def _key(seed):

@@ -11,6 +11,7 @@ from hotloop.kernels._target import host
 from hotloop.kernels.groups import GROUPS
 
 from . import cost, team
+from .arena import Arena, region_number
 from .order import permute
 from .pace import Pace
 from .program import Block, Buffer, External, Instruction, Layout, Sums
@@ -26,7 +27,7 @@ def layout(dtype):
     return Layout(np.dtype(dtype), bound["LANES"], bound["PANEL"], bound["TILE"])
 
 
-class CpuBackend:
+class CpuBackend(Arena):
     """Executes programs of one network with compiled kernels, over one arena.
 
     All programs given to one backend must come from one graph of parameters: their parameters lie at the same place.
@@ -77,43 +78,12 @@ class CpuBackend:
         """Write the order of an epoch's rows, int64: the numpy backend's."""
         permute(seed, epoch, order, self.dtype)
 
-    def read(self, program, region, name):
-        """A copy of one parameter, of one optimizer state of it, or of its gradient, in torch's shape."""
-        block, panels = self._panels(program, region, name)
-        if block.counts:
-            return np.array(panels.view(np.int64)[0, 0, 0])
-        value = np.empty(block.shapes()[name], self.dtype)
-        for columns, panel in self._columns(panels, 0, block.outputs):
-            value[columns] = panel[block.inputs] if name == block.vector else panel[: block.inputs].T
-        return value
+    def fetch(self, program, first, size):
+        """View `size` numbers of the arena's lasting part."""
+        return self.lasting[: program.fixed_bytes()].view(self.dtype)[first : first + size]
 
-    def write(self, program, region, name, rows, first=0):
-        """Overwrite rows of one parameter, statistic or optimizer state, in torch's shape; a count is one row."""
-        block, panels = self._panels(program, region, name)
-        if block.counts:
-            panels.view(np.int64)[0, 0, 0] = rows[0]
-            return
-        for columns, panel in self._columns(panels, first, first + len(rows)):
-            values = rows[columns.start - first : columns.stop - first]
-            if name == block.vector:
-                panel[block.inputs] = values
-            else:
-                panel[: block.inputs] = values.T
-
-    @staticmethod
-    def _columns(panels, first, last):
-        """For each panel that holds some of the columns [first, last): which, and the panel cut to them."""
-        width = panels.shape[2]
-        for panel in range(first // width, -(-last // width)):
-            low, high = max(first, panel * width), min(last, (panel + 1) * width)
-            yield slice(low, high), panels[panel, :, low - panel * width : high - panel * width]
-
-    def _panels(self, program, region, name):
-        block = next(block for block in program.blocks if name in block.shapes())
-        first = _region(program, region) * program.elements + block.first
-        size = program.layout.block(block.inputs, block.outputs)
-        numbers = self.lasting[: program.fixed_bytes()].view(self.dtype)[first : first + size]
-        return block, numbers.reshape(-1, block.inputs + 1, program.layout.panel)
+    def put(self, first, numbers):
+        """What `fetch` views is the arena itself."""
 
     def run(self, program, arrays, *, steps, start, rows, batch, update=1, strict=True):
         """Run `steps` steps; batches follow each other from row `start` of `rows`, wrapping to 0 at the end.
@@ -209,7 +179,7 @@ class _Bound:
         if isinstance(value, Block):
             return self.lasting.ctypes.data + value.first * self.dtype.itemsize
         if isinstance(value, str):
-            return self.lasting.ctypes.data + _region(program, value) * program.elements * self.dtype.itemsize
+            return self.lasting.ctypes.data + region_number(program, value) * program.elements * self.dtype.itemsize
         if isinstance(value, External):
             self.externals.setdefault(value.name, []).append(number * self.width + cell)
             return 0
@@ -353,15 +323,6 @@ def address(array):
 def bits(value):
     """A number as it stands in a cell of a row: integers as they are, the bits of a float."""
     return struct.unpack("q", struct.pack("d", value))[0] if isinstance(value, float) else int(value)
-
-
-def _region(program, name):
-    """Number of a region of the arena that is laid out as the parameters."""
-    if name == "parameters":
-        return 0
-    if name == "gradient":
-        return 1 + program.states
-    return 1 + int(name.removeprefix("state "))
 
 
 def aligned_zeros(size):

@@ -123,6 +123,8 @@ class _Planner(Updates):
     # instructions
 
     def emit(self, op, kernel, phase, nodes, operands, writes, units=0, cost=1, closing=False, stage=0):
+        if self.layout.cuda:
+            kernel = kernel.cuda
         instruction = Instruction(op, kernel, phase, operands, writes, tuple(nodes), units, cost)
         self.done.update(nodes)
         if closing:
@@ -239,7 +241,8 @@ class _Planner(Updates):
         columns, scale = prediction.shape[1], self.scales[node]
         given = LOSSES[node.op].operands(node.attributes, columns)
         readers = [user for user in self.users[features.origin(prediction)] if user not in (node, backward)]
-        if backward is not None and not readers and features.origin(prediction) not in self.results:
+        in_place = not self.layout.cuda or OPS[node.op].cpu.cuda.in_place
+        if backward is not None and in_place and not readers and features.origin(prediction) not in self.results:
             self.place[backward] = self.of(prediction)
         operands = {"x": self.of(prediction), "target": self.of(target), "sample": None,
                     "loss": self._new(node.name, 1, flat=True), "scale": scale} | given
@@ -309,7 +312,7 @@ class _Planner(Updates):
     def _row_kernel(self, name, columns):
         """The kernel of an op along rows of so many columns, which alone decide; makes room for it to work in."""
         op = OPS[name]
-        if op.wide is not None and _rows.many(columns, self.layout.panel):
+        if op.wide is not None and not self.layout.cuda and _rows.many(columns, self.layout.panel):
             self.scratch = max(self.scratch, _rows.scratch_size(self.layout.panel))
             return op.wide
         self.work_on_rows(columns)
@@ -330,7 +333,8 @@ class _Planner(Updates):
         return self.place[node]
 
     def _new(self, name, columns, flat=False, itemsize=0, rows=None):
-        return self.add(Buffer(name, columns, self.layout, flat, itemsize, rows))
+        return self.add(Buffer(name, columns, self.layout, flat, itemsize, rows,
+                               by_feature=self.layout.cuda and not flat and rows is None))
 
     def add(self, buffer):
         self.buffers.append(buffer)

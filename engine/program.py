@@ -16,12 +16,16 @@ PHASES = ("before", "rows", "each", "units")  # of a stage, in order: see `hotlo
 
 @dataclass(frozen=True)
 class Layout:
-    """How buffers lie in memory for one dtype and register tile: see `hotloop.kernels.dense`."""
+    """How buffers lie in memory for one dtype and register tile: see `hotloop.kernels.dense`.
+
+    For `cuda` kernels are those of devices, and every buffer is by feature (see `hotloop.kernels.dense_by_feature`).
+    """
 
     dtype: np.dtype
     lanes: int
     panel: int
     tile: int
+    cuda: bool = False
 
     def panels(self, columns):
         """Panels that hold so many columns."""

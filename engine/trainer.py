@@ -23,7 +23,7 @@ from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 from .state import Holder
 
-BACKENDS = ("numpy", "cpu")
+BACKENDS = ("numpy", "cpu", "cuda")
 
 
 _alive = weakref.WeakSet()  # trainers
@@ -302,6 +302,10 @@ class Trainer(Holder, Epochs, Inference, BriefCalls):
             from .numpy_backend import NumpyBackend
 
             self._backend = NumpyBackend(self.dtype)
+        elif self.backend == "cuda":
+            from .cuda_backend import CudaBackend
+
+            self._backend = CudaBackend(self.dtype)
         else:
             from .cpu_backend import CpuBackend
 

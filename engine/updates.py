@@ -30,7 +30,7 @@ class Updates:
         self.terms = {parameter: [node for node in found if node.op != "add"] for parameter, found in terms.items()}
         self.weights = {node: parameter for parameter, found in self.terms.items() for node in found}
         self.norm = next((node for node in graph.nodes if node.op == "gradient_norm"), None)
-        self.keep_gradient = keep_gradient or self.norm is not None
+        self.keep_gradient = keep_gradient or self.norm is not None or (self.layout.cuda and bool(self.updates))
         self.left = {parameter: len(found) for parameter, found in self.terms.items()}
 
     def keeps_gradient(self):

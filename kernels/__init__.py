@@ -10,11 +10,13 @@ from . import (
     adagrad,
     adam,
     arithmetic,
+    batch_norm,
     binary_losses,
     class_losses,
     clipping,
     cross_entropy,
     dense,
+    dense_cuda,
     dropout,
     losses,
     normalization,
@@ -31,7 +33,7 @@ from . import (
 from ._op import OPS
 
 __all__ = [
-    "OPS", "activations", "adagrad", "adam", "arithmetic", "binary_losses", "class_losses", "clipping",
-    "cross_entropy", "dense", "dropout", "losses", "normalization", "optimizers", "parameters", "penalties",
-    "piecewise", "pooling", "regression_losses", "rrelu", "softmax", "tensors",
+    "OPS", "activations", "adagrad", "adam", "arithmetic", "batch_norm", "binary_losses", "class_losses", "clipping",
+    "cross_entropy", "dense", "dense_cuda", "dropout", "losses", "normalization", "optimizers", "parameters",
+    "penalties", "piecewise", "pooling", "regression_losses", "rrelu", "softmax", "tensors",
 ]

@@ -1,18 +1,16 @@
 """From a kernel's Python source to object code, through Numba. Imported only when something is compiled."""
 
-import types as python_types
 from contextlib import contextmanager
 
 import numba
-import numpy as np
 from llvmlite import ir
 from numba.core import compiler, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-from . import _primitives
-from ._jit import HEADER, names_read, symbol
+from ._jit import HEADER, symbol
 from ._lowering import Lowering
+from ._specialize import Specializer
 from ._target import host
 
 _HELPER = {"inline": "always", "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -34,8 +32,13 @@ def compile_object(function, dtype, name, machine, checked):
     `name` of a row, with zeros for the rest, and gives nothing: the least that Python can call.
     """
     bindings = host().bindings(dtype) | getattr(function, "bound", {})
-    bound = _Specializer(bindings, Lowering(bindings, checked), dtype).bind(function)
+    bound = Specializer(bindings, Lowering(bindings, checked), dtype, numba.njit(**_HELPER), _external).bind(function)
     return machine.emit_object(_optimized(bound, signature(function), name, machine))
+
+
+def _external(function, dtype):
+    """Another kernel, as a kernel calls it: by symbol."""
+    return types.ExternalFunction(f"{symbol(function, dtype)}_direct", signature(function))
 
 
 @global_compiler_lock
@@ -99,49 +102,3 @@ def _optimize(library):
     """One full pass. Numba makes a cheaper one before it, to prune reference counts; kernels have none."""
     manager, passes = library.codegen._module_pass_manager()
     manager.run(library._final_module, passes)
-
-
-class _Specializer:
-    """Copies functions with the names they read bound for one dtype and target."""
-
-    def __init__(self, bindings, lowering, dtype):
-        self.bindings, self.lowering, self.dtype = bindings, lowering, dtype
-        self.real = np.dtype(dtype).type
-        self.made = {}
-
-    def bind(self, function):
-        """A copy of `function` that reads specialised globals and holds its float literals as `real`."""
-        scope = {"__name__": function.__module__, "__builtins__": __builtins__}
-        bound = {name: self._value(name, value) for name, value in names_read(function).items()}
-        cells = tuple(python_types.CellType(bound[name]) for name in function.__code__.co_freevars)
-        scope.update(bound)
-        copy = python_types.FunctionType(self._code(function.__code__), scope, function.__name__, None, cells)
-        copy.__module__ = function.__module__
-        return copy
-
-    def _code(self, code):
-        return code.replace(co_consts=tuple(
-            self._literal(constant) for constant in code.co_consts))
-
-    def _literal(self, value):
-        """Floats, also those in tuples, as `real`."""
-        if isinstance(value, _primitives.ByPrecision):
-            return tuple(map(self.real, value if self.real is np.float64 else value.single))
-        if type(value) is tuple:
-            return tuple(map(self._literal, value))
-        return self.real(value) if type(value) is float else value
-
-    def _value(self, name, value):
-        if isinstance(value, python_types.FunctionType):
-            if value.__module__ == _primitives.__name__:
-                return self.lowering[value.__name__]
-            if hasattr(value, "is_kernel"):
-                return types.ExternalFunction(f"{symbol(value, self.dtype)}_direct", signature(value))
-            if value not in self.made:
-                self.made[value] = numba.njit(**_HELPER)(self.bind(value))
-            return self.made[value]
-        if getattr(_primitives, name, None) is value and name in self.bindings:
-            return self.bindings[name]
-        return self._literal(value)
-
-

@@ -5,6 +5,7 @@ over a block of numbers: a processor has room for so many instructions that wait
 of them belong to different numbers than in a long one.
 """
 
+from ._block import THREADS, block_kernel, blocks, spot, thread
 from ._jit import kernel
 from ._primitives import PANEL, SIZE, reals
 
@@ -19,13 +20,15 @@ def stages(formula):
 def elementwise_kernel(name, value, arity):
     """The kernel that computes `value` of one, two or three operands, not in place: such loops would not vectorise."""
     makers = {1: _one_operand, 2: _two_operands, 3: _three_operands}
-    return kernel(_two_stages(*value) if isinstance(value, tuple) else makers[arity](value), name)
+    made = kernel(_two_stages(*value) if isinstance(value, tuple) else makers[arity](value), name)
+    _make_cuda(made, value, arity)
+    return made
 
 
-def near_kernel(name, value, near, bound):
+def near_kernel(name, value, near, bound, for_cuda):
     """As `elementwise_kernel` for one operand; blocks of numbers up to `bound` take `near`, quicker and of one result.
 
-    bound: as a tuple whose first element holds, see `ByPrecision`.
+    bound: as a tuple whose first element holds, see `ByPrecision`. for_cuda: the formula there.
     """
     def run(source, target, count):
         inside = True
@@ -38,7 +41,9 @@ def near_kernel(name, value, near, bound):
             for i in range(count):
                 target[i] = value(source[i])
 
-    return kernel(_by_blocks(run), name)
+    made = kernel(_by_blocks(run), name)
+    _make_cuda(made, for_cuda, 1)
+    return made
 
 
 def _two_stages(first, then):
@@ -106,3 +111,49 @@ def _three_operands(value):
         return 0
 
     return ternary
+
+
+# On CUDA a thread takes every THREADS-th number of a rectangle.
+
+SPAN = 32  # columns of a rectangle for elementwise kernels: four numbers a thread
+
+
+def _make_cuda(cpu, value, arity):
+    """The kernel for CUDA beside that of `elementwise_kernel`."""
+    if isinstance(value, tuple):
+        value = _joined(*value)
+
+    def unary(x, y, y_cols, context, row, rows, column, columns):
+        for block in blocks(row, rows):
+            first, count = spot(block, y_cols, column) * SIZE, columns * PANEL
+            source, target = reals(x + first, count), reals(y + first, count)
+            for i in range(thread(), count, THREADS):
+                target[i] = value(source[i])
+        return 0
+
+    def binary(x, y, z, z_cols, context, row, rows, column, columns):
+        for block in blocks(row, rows):
+            first, count = spot(block, z_cols, column) * SIZE, columns * PANEL
+            left, right, target = reals(x + first, count), reals(y + first, count), reals(z + first, count)
+            for i in range(thread(), count, THREADS):
+                target[i] = value(left[i], right[i])
+        return 0
+
+    def ternary(a, b, c, y, y_cols, context, row, rows, column, columns):
+        for block in blocks(row, rows):
+            start, count = spot(block, y_cols, column) * SIZE, columns * PANEL
+            first, second, third = reals(a + start, count), reals(b + start, count), reals(c + start, count)
+            target = reals(y + start, count)
+            for i in range(thread(), count, THREADS):
+                target[i] = value(first[i], second[i], third[i])
+        return 0
+
+    function, over = {1: (unary, "y"), 2: (binary, "z"), 3: (ternary, "y")}[arity]
+    block_kernel(cpu, over, span=SPAN)(function)
+
+
+def _joined(first, then):
+    def both(x):
+        return then(x, first(x))
+
+    return both

@@ -86,6 +86,11 @@ def span(dtype, checked):
 
 def simple(signature, emit):
     """An intrinsic of fixed signature whose body is `emit(builder, *arguments)`."""
+    return made_simple(intrinsic, signature, emit)
+
+
+def made_simple(decorator, signature, emit):
+    """`simple` by a target's own decorator for intrinsics."""
 
     def generate(context, builder, _signature, arguments):
         result = emit(builder, *arguments)
@@ -94,7 +99,7 @@ def simple(signature, emit):
     names = [f"a{i}" for i in range(len(signature.args))]
     scope = {"signature": signature, "generate": generate}
     exec(f"def stub(typing, {', '.join(names)}): return signature, generate", scope)
-    return intrinsic(scope["stub"])
+    return decorator(scope["stub"])
 
 
 def declared(builder, name, result, arguments):

@@ -6,17 +6,17 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from ._arithmetic import Arithmetic
 from ._intrinsics import I1, I32, I64, declared, simple
 from ._primitives import CHAINS
 
 
-class Vectors:
+class Vectors(Arithmetic):
     """Builds those intrinsics for one floating-point type and one vector shape."""
 
     def __init__(self, bindings):
-        self.double = bindings["DOUBLE"]
+        super().__init__(bindings)
         self.lanes, self.panel = bindings["LANES"], bindings["PANEL"]
-        self.scalar, self.scalar_bytes = (ir.DoubleType(), 8) if self.double else (ir.FloatType(), 4)
         self.vector = ir.VectorType(self.scalar, self.lanes)
 
     def _load(self, builder, address, kind):

@@ -12,7 +12,8 @@ from itertools import zip_longest
 
 import numpy as np
 
-from ._elementwise import BLOCK, stages
+from ._block import THREADS, block_kernel, blocks, spot, thread
+from ._elementwise import BLOCK, SPAN, stages
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._primitives import PANEL, SIZE, copy, fma, real, reals, room, select
@@ -127,7 +128,20 @@ def _forward_kernel(name, formula):
                         target[i] = then(source[i], target[i], a, b)
         return 0
 
-    return kernel(forward, f"{name}_forward")
+    def forward_cuda(x, y, y_cols, p: float, q: float, context, row, rows, column, columns):
+        for block in blocks(row, rows):
+            begin, count = spot(block, y_cols, column) * SIZE, columns * PANEL
+            source, target = reals(x + begin, count), reals(y + begin, count)
+            for i in range(thread(), count, THREADS):
+                number = first(source[i], p, q)
+                if staged:
+                    number = then(source[i], number, p, q)
+                target[i] = number
+        return 0
+
+    forward = kernel(forward, f"{name}_forward")
+    block_kernel(forward, "y", span=SPAN)(forward_cuda)
+    return forward
 
 
 def _backward_kernel(name, formula):
@@ -153,7 +167,20 @@ def _backward_kernel(name, formula):
                         target[i] = target[i] * first(kept[i], a, b)
         return 0
 
-    return kernel(backward, f"{name}_backward")
+    def backward_cuda(dy, saved, dx, dx_cols, p: float, q: float, context, row, rows, column, columns):
+        for block in blocks(row, rows):
+            begin, count = spot(block, dx_cols, column) * SIZE, columns * PANEL
+            slopes, kept, target = reals(dy + begin, count), reals(saved + begin, count), reals(dx + begin, count)
+            for i in range(thread(), count, THREADS):
+                slope = first(kept[i], p, q)
+                if staged:
+                    slope = then(kept[i], slope, p, q)
+                target[i] = slopes[i] * slope
+        return 0
+
+    backward = kernel(backward, f"{name}_backward")
+    block_kernel(backward, "dx", span=SPAN)(backward_cuda)
+    return backward
 
 
 def _moved(source, target, count):

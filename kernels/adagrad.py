@@ -11,7 +11,7 @@ from ._context import CONTEXT, GRADIENT, UPDATE
 from ._jit import kernel
 from ._op import Op, register
 from ._primitives import SIZE, flaw_in, fma, ints, real, reals, select
-from .optimizers import mean_square, ratio, update_shape, watched
+from .optimizers import for_cuda, mean_square, ratio, update_shape, watched
 
 
 @kernel
@@ -22,17 +22,28 @@ def adagrad(w, sum, lr: float, lr_decay: float, weight_decay: float, initial_acc
     lr_t = lr / (1 + (t - 1) lr_decay) in update t. An element with g = 0 does not move, whatever eps.
     """
     cells = ints(context, CONTEXT)
-    update = cells[UPDATE]
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    squares = reals(sum + low * SIZE, count)
-    one = np.float64(1.0)
-    rate, decay, floor = real(lr / (one + (update - 1) * lr_decay)), real(weight_decay), real(eps)
-    initial = real(initial_accumulator_value)
+    given = adagrad_coefficients(lr, lr_decay, weight_decay, initial_accumulator_value, eps, cells[UPDATE])
+    return adagrad_loop(count, weights, slopes, reals(sum + low * SIZE, count), given)
+
+
+def adagrad_coefficients(lr, lr_decay, weight_decay, initial_accumulator_value, eps, update):
+    """What `adagrad_loop` takes; the last is 1 in the first update."""
+    one, fresh = np.float64(1.0), real(0.0)
+    if update == 1:
+        fresh = real(1.0)
+    rate = real(lr / (one + (update - 1) * lr_decay))
+    return rate, real(weight_decay), real(eps), real(initial_accumulator_value), fresh
+
+
+def adagrad_loop(count, weights, slopes, squares, coefficients):
+    """Update `count` elements; 1 if one would not be finite."""
+    rate, decay, floor, initial, fresh = coefficients
     flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
-        before = select(update == 1, initial, squares[i])
+        before = select(fresh == 1.0, initial, squares[i])
         sound, flaws = watched(flaws, fma(slope, slope, before))
         slope = select(sound, slope, 0.0)
         total = fma(slope, slope, before)
@@ -53,9 +64,19 @@ def adadelta(w, square_avg, acc_delta, lr: float, rho: float, eps: float, weight
     cells = ints(context, CONTEXT)
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    squares, deltas = reals(square_avg + low * SIZE, count), reals(acc_delta + low * SIZE, count)
-    rate, decay, floor = real(lr), real(weight_decay), real(eps)
-    old, new = real(rho), real(np.float64(1.0) - rho)
+    given = adadelta_coefficients(lr, rho, eps, weight_decay, cells[UPDATE])
+    return adadelta_loop(count, weights, slopes, reals(square_avg + low * SIZE, count),
+                         reals(acc_delta + low * SIZE, count), given)
+
+
+def adadelta_coefficients(lr, rho, eps, weight_decay, update):
+    """What `adadelta_loop` takes."""
+    return real(lr), real(weight_decay), real(eps), real(rho), real(np.float64(1.0) - rho)
+
+
+def adadelta_loop(count, weights, slopes, squares, deltas, coefficients):
+    """Update `count` elements; 1 if one would not be finite."""
+    rate, decay, floor, old, new = coefficients
     flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
@@ -83,19 +104,24 @@ def rmsprop(w, square_avg, grad_avg, momentum_buffer, lr: float, alpha: float, e
     weights, slopes = reals(w + first, count), reals(ints(context, CONTEXT)[GRADIENT] + first, count)
     squares, means = reals(square_avg + first, count), reals(grad_avg + first, count)
     memory = reals(momentum_buffer + first, count)
-    rate, decay, floor, kept = real(lr), real(weight_decay), real(eps), real(momentum)
-    old, new = real(alpha), real(np.float64(1.0) - alpha)
+    given = rmsprop_coefficients(lr, alpha, eps, weight_decay, momentum, 0)
     if grad_avg and momentum_buffer:  # a loop for each case: stores on a condition are masked, and slow
-        return rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, 1, 1)
+        return rmsprop_loop(count, weights, slopes, squares, means, memory, given, 1, 1)
     if grad_avg:
-        return rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, 1, 0)
+        return rmsprop_loop(count, weights, slopes, squares, means, memory, given, 1, 0)
     if momentum_buffer:
-        return rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, 0, 1)
-    return rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, 0, 0)
+        return rmsprop_loop(count, weights, slopes, squares, means, memory, given, 0, 1)
+    return rmsprop_loop(count, weights, slopes, squares, means, memory, given, 0, 0)
 
 
-def rmsprop_loop(count, weights, slopes, squares, means, memory, rate, decay, floor, kept, old, new, centered, heavy):
+def rmsprop_coefficients(lr, alpha, eps, weight_decay, momentum, update):
+    """What `rmsprop_loop` takes."""
+    return real(lr), real(weight_decay), real(eps), real(momentum), real(alpha), real(np.float64(1.0) - alpha)
+
+
+def rmsprop_loop(count, weights, slopes, squares, means, memory, coefficients, centered, heavy):
     """Update `count` elements, with `means` if centered, with `memory` if heavy; 1 if one would not be finite."""
+    rate, decay, floor, kept, old, new = coefficients
     flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
@@ -153,3 +179,6 @@ register(Op("adadelta", update_shape, _adadelta_reference, cpu=adadelta, states=
             tolerance="update"))
 register(Op("rmsprop", update_shape, _rmsprop_reference, cpu=rmsprop,
             states=("square_avg", "grad_avg", "momentum_buffer"), tolerance="update"))
+for_cuda(adagrad, adagrad_coefficients, adagrad_loop)
+for_cuda(adadelta, adadelta_coefficients, adadelta_loop)
+for_cuda(rmsprop, rmsprop_coefficients, rmsprop_loop, ("grad_avg", "momentum_buffer"))

@@ -13,7 +13,7 @@ from ._jit import kernel
 from ._op import Op, register
 from ._panels import nothing
 from ._primitives import SIZE, flaw_in, fma, ints, real, reals, select
-from .optimizers import mean_square, ratio, update_shape, watched
+from .optimizers import for_cuda, mean_square, ratio, update_shape, watched
 
 
 @kernel
@@ -31,23 +31,24 @@ def adam(w, exp_avg, exp_avg_sq, max_exp_avg_sq, lr: float, beta1: float, beta2:
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
     means, squares = reals(exp_avg + low * SIZE, count), reals(exp_avg_sq + low * SIZE, count)
     largest = reals(max_exp_avg_sq + low * SIZE, count)
-    update = cells[UPDATE]
+    given = adam_coefficients(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, cells[UPDATE])
+    if max_exp_avg_sq:  # a loop for each case: one that chooses in its body is not always vectorised
+        return adam_loop(count, weights, slopes, means, squares, largest, given, 1, nothing(context))
+    return adam_loop(count, weights, slopes, means, squares, largest, given, 0, nothing(context))
+
+
+def adam_coefficients(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, update):
+    """What `adam_loop` takes."""
     one = np.float64(1.0)
     step = real(lr / (one - power(beta1, update)))
     spread = real(one / math.sqrt(one - power(beta2, update)))
-    new1, new2, floor = real(one - beta1), real(one - beta2), real(eps)
-    old2, same = real(beta2), nothing(context)
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
-    if max_exp_avg_sq:  # a loop for each case: one that chooses in its body is not always vectorised
-        return adam_loop(count, weights, slopes, means, squares, largest, step, spread, new1, new2, old2, floor, same,
-                         added, shrink, 1)
-    return adam_loop(count, weights, slopes, means, squares, largest, step, spread, new1, new2, old2, floor, same,
-                     added, shrink, 0)
+    return step, spread, real(one - beta1), real(one - beta2), real(beta2), real(eps), added, shrink
 
 
-def adam_loop(count, weights, slopes, means, squares, largest, step, spread, new1, new2, old2, floor, same, added,
-              shrink, amsgrad):
-    """Update `count` elements; 1 if one would not be finite."""
+def adam_loop(count, weights, slopes, means, squares, largest, coefficients, amsgrad, same):
+    """Update `count` elements; 1 if one would not be finite. `same` is `nothing`."""
+    step, spread, new1, new2, old2, floor, added, shrink = coefficients
     flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
@@ -72,10 +73,20 @@ def adamax(w, exp_avg, exp_inf, lr: float, beta1: float, beta2: float, eps: floa
     cells = ints(context, CONTEXT)
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    means, norms = reals(exp_avg + low * SIZE, count), reals(exp_inf + low * SIZE, count)
+    given = adamax_coefficients(lr, beta1, beta2, eps, weight_decay, cells[UPDATE])
+    return adamax_loop(count, weights, slopes, reals(exp_avg + low * SIZE, count), reals(exp_inf + low * SIZE, count),
+                       given)
+
+
+def adamax_coefficients(lr, beta1, beta2, eps, weight_decay, update):
+    """What `adamax_loop` takes."""
     one = np.float64(1.0)
-    step, new1, old2 = real(lr / (one - power(beta1, cells[UPDATE]))), real(one - beta1), real(beta2)
-    added, floor = real(weight_decay), real(eps)
+    return real(lr / (one - power(beta1, update))), real(one - beta1), real(beta2), real(weight_decay), real(eps)
+
+
+def adamax_loop(count, weights, slopes, means, norms, coefficients):
+    """Update `count` elements; 1 if one would not be finite."""
+    step, new1, old2, added, floor = coefficients
     flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
@@ -105,13 +116,25 @@ def nadam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
     means, squares = reals(exp_avg + low * SIZE, count), reals(exp_avg_sq + low * SIZE, count)
+    given = nadam_coefficients(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, mu, mu_next, mu_product,
+                               cells[UPDATE])
+    return nadam_loop(count, weights, slopes, means, squares, given, nothing(context))
+
+
+def nadam_coefficients(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, mu, mu_next, mu_product, update):
+    """What `nadam_loop` takes."""
     one = np.float64(1.0)
     of_slope = real(lr * (one - mu) / (one - mu_product))
     of_mean = real(lr * mu_next / (one - mu_product * mu_next))
-    spread = real(one / math.sqrt(one - power(beta2, cells[UPDATE])))
-    new1, new2, old2, floor = real(one - beta1), real(one - beta2), real(beta2), real(eps)
+    spread = real(one / math.sqrt(one - power(beta2, update)))
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
-    flaws, same = flaw_in(0, 0.0), nothing(context)
+    return of_slope, of_mean, spread, real(one - beta1), real(one - beta2), real(beta2), real(eps), added, shrink
+
+
+def nadam_loop(count, weights, slopes, means, squares, coefficients, same):
+    """Update `count` elements; 1 if one would not be finite. `same` is `nothing`."""
+    of_slope, of_mean, spread, new1, new2, old2, floor, added, shrink = coefficients
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
         flaws, sound, slope, m, v = moments(flaws, slope, means[i], squares[i], new1, old2, new2)
@@ -138,7 +161,12 @@ def radam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
     means, squares = reals(exp_avg + low * SIZE, count), reals(exp_avg_sq + low * SIZE, count)
-    update = cells[UPDATE]
+    given = radam_coefficients(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, cells[UPDATE])
+    return radam_loop(count, weights, slopes, means, squares, given, nothing(context))
+
+
+def radam_coefficients(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, update):
+    """What `radam_loop` takes."""
     one, two, four = np.float64(1.0), np.float64(2.0), np.float64(4.0)
     rate, unbiased = lr / (one - power(beta1, update)), one - power(beta2, update)
     limit = two / (one - beta2) - one
@@ -147,10 +175,14 @@ def radam(w, exp_avg, exp_avg_sq, lr: float, beta1: float, beta2: float, eps: fl
     if rho > np.float64(5.0):
         rate *= math.sqrt(unbiased * (rho - four) * (rho - two) * limit / ((limit - four) * (limit - two) * rho))
         steep, floor = real(1.0), real(eps)
-    step = real(rate)
-    new1, new2, old2 = real(one - beta1), real(one - beta2), real(beta2)
     added, shrink = decays(weight_decay, lr, decoupled_weight_decay)
-    flaws, same = flaw_in(0, 0.0), nothing(context)
+    return real(rate), steep, floor, real(one - beta1), real(one - beta2), real(beta2), added, shrink
+
+
+def radam_loop(count, weights, slopes, means, squares, coefficients, same):
+    """Update `count` elements; 1 if one would not be finite. `same` is `nothing`."""
+    step, steep, floor, new1, new2, old2, added, shrink = coefficients
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(added, weights[i], slopes[i])
         flaws, sound, slope, m, v = moments(flaws, slope, means[i], squares[i], new1, old2, new2)
@@ -173,10 +205,20 @@ def lion(w, exp_avg, lr: float, beta1: float, beta2: float, weight_decay: float,
     cells = ints(context, CONTEXT)
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    means = reals(exp_avg + low * SIZE, count)
+    given = lion_coefficients(lr, beta1, beta2, weight_decay, cells[UPDATE])
+    return lion_loop(count, weights, slopes, reals(exp_avg + low * SIZE, count), given, nothing(context))
+
+
+def lion_coefficients(lr, beta1, beta2, weight_decay, update):
+    """What `lion_loop` takes."""
     one = np.float64(1.0)
-    rate, new1, new2, shrink = real(lr), real(one - beta1), real(one - beta2), real(one - lr * weight_decay)
-    flaws, same = flaw_in(0, 0.0), nothing(context)
+    return real(lr), real(one - beta1), real(one - beta2), real(one - lr * weight_decay)
+
+
+def lion_loop(count, weights, slopes, means, coefficients, same):
+    """Update `count` elements; 1 if one would not be finite. `same` is `nothing`."""
+    rate, new1, new2, shrink = coefficients
+    flaws = flaw_in(0, 0.0)
     for i in range(count):
         mean = means[i]
         sound, flaws = watched(flaws, slopes[i] - mean)
@@ -280,3 +322,8 @@ register(Op("adamax", update_shape, _adamax_reference, cpu=adamax, states=("exp_
 register(Op("nadam", update_shape, _nadam_reference, cpu=nadam, states=_MOMENTS, tolerance="update"))
 register(Op("radam", update_shape, _radam_reference, cpu=radam, states=_MOMENTS, tolerance="update"))
 register(Op("lion", update_shape, _lion_reference, cpu=lion, states=("exp_avg",)))
+for_cuda(adam, adam_coefficients, adam_loop, ("max_exp_avg_sq",))
+for_cuda(adamax, adamax_coefficients, adamax_loop)
+for_cuda(nadam, nadam_coefficients, nadam_loop)
+for_cuda(radam, radam_coefficients, radam_loop)
+for_cuda(lion, lion_coefficients, lion_loop)

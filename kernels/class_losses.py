@@ -5,6 +5,7 @@ Rows with the label `ignored` cost nothing. `weight` has a factor for each class
 
 import numpy as np
 
+from ._block import WARPS, add_warps, barrier, block_kernel, blocks, lane, spot, warp
 from ._context import CONTEXT, SCRATCH
 from ._jit import by_feature, kernel
 from ._panels import add_columns, give_columns, group_rows, group_size, take_columns, whole
@@ -13,9 +14,12 @@ from .losses import (
     NOTHING,
     Loss,
     factor_of,
+    factor_of_cuda,
+    keep_row,
     labels_shape,
     register_loss,
     row_weight,
+    sample_weight,
     targets_shape,
 )
 
@@ -82,6 +86,25 @@ def nll_loss(x, x_panel, x_cols, target, sample, weight, ignored, share: float, 
     return 0
 
 
+@block_kernel(nll_loss, "x")
+def nll_loss_cuda(x, x_cols, target, sample, weight, ignored, share: float, scale: float, loss, dx, context, row, rows,
+                  column, columns):
+    """Negative log-likelihood; dx may be x."""
+    factor = factor_of_cuda(context, share, scale)
+    for block in blocks(row, rows):
+        i, begin, label, counted = block * PANEL + lane(), spot(block, x_cols, 0) * SIZE, ignored, real(0.0)
+        if i < row + rows:
+            label = ints(target, i + 1)[i]
+            counted = row_weight(label, sample, i, weight, ignored)
+        given, slopes = reals(x + begin, x_cols * PANEL), reals(dx + begin, x_cols * PANEL)
+        own = class_of(label, ignored)
+        keep_row(loss, i, row + rows, -counted * given[own * PANEL + lane()])
+        barrier()  # the label's prediction is read
+        for c in range(warp(), x_cols, WARPS):
+            slopes[c * PANEL + lane()] = select(c == own, -counted * factor, 0.0)
+    return 0
+
+
 def _nll_terms(attributes, x, y):
     _, table = known_labels(attributes, x, y)
     table = table * class_weights(attributes, x)
@@ -125,6 +148,33 @@ def multi_margin_loss(x, x_panel, x_cols, target, sample, weight, power, margin:
             shares[i] = shares[i] * scales[i]
             every[labels[i] * group + i] = -totals[i]
         give_columns(z, group, x_cols, dx, dx_panel, first, count, context)
+    return 0
+
+
+@block_kernel(multi_margin_loss, "x")
+def multi_margin_loss_cuda(x, x_cols, target, sample, weight, power, margin: float, share: float, scale: float, loss,
+                           dx, context, row, rows, column, columns):
+    """Multi-class hinge, averaged over the classes; dx may be x."""
+    factor, squared = factor_of_cuda(context, share, scale), power == 2
+    for block in blocks(row, rows):
+        i, begin, label, counted = block * PANEL + lane(), spot(block, x_cols, 0) * SIZE, 0, real(0.0)
+        if i < row + rows:
+            label = ints(target, i + 1)[i]
+            counted = row_weight(label, sample, i, weight, NOTHING) / real(x_cols)
+        given, slopes = reals(x + begin, x_cols * PANEL), reals(dx + begin, x_cols * PANEL)
+        own, cost, total = given[label * PANEL + lane()], real(0.0), real(0.0)
+        barrier()  # the label's prediction is read
+        for c in range(warp(), x_cols, WARPS):
+            gap = select(c == label, 0.0, margin - own + given[c * PANEL + lane()])
+            gap = select(gap <= 0.0, 0.0, gap)
+            slope = select(squared, 2.0 * gap, select(gap == 0.0, 0.0, 1.0)) * (counted * factor)
+            cost += select(squared, gap * gap, gap)
+            total += slope
+            slopes[c * PANEL + lane()] = slope
+        cost, total = add_warps(cost), add_warps(total)
+        keep_row(loss, i, row + rows, cost * counted)
+        if warp() == label % WARPS:
+            slopes[label * PANEL + lane()] = -total
     return 0
 
 
@@ -183,6 +233,46 @@ def multilabel_margin_loss(x, x_panel, x_cols, target, target_panel, sample, sha
     return 0
 
 
+@block_kernel(multilabel_margin_loss, "x", in_place=False)
+def multilabel_margin_loss_cuda(x, x_cols, target, sample, share: float, scale: float, loss, dx, context, row, rows,
+                                column, columns):
+    """Multi-class hinge of several labels, averaged over the classes; what is no class ends the labels.
+
+    For each class its thread goes through all labels of the row, and for a label through all classes again.
+    """
+    factor, classes = factor_of_cuda(context, share, scale), real(x_cols)
+    for block in blocks(row, rows):
+        i, begin, count = block * PANEL + lane(), spot(block, x_cols, 0) * SIZE, x_cols * PANEL
+        given, slopes, wanted = reals(x + begin, count), reals(dx + begin, count), reals(target + begin, count)
+        counted, cost, labels = sample_weight(sample, i, row + rows) / classes, real(0.0), 0
+        while labels < x_cols and 0.0 <= wanted[labels * PANEL + lane()] < classes:
+            labels += 1
+        for c in range(warp(), x_cols, WARPS):
+            value, slope = given[c * PANEL + lane()], real(0.0)
+            if among(wanted, labels, c):
+                for place in range(labels):
+                    if int(wanted[place * PANEL + lane()]) == c:
+                        for other in range(x_cols):
+                            if not among(wanted, labels, other):
+                                slope -= select(1.0 - value + given[other * PANEL + lane()] <= 0.0, 0.0, 1.0)
+            else:
+                for place in range(labels):
+                    gap = 1.0 - given[int(wanted[place * PANEL + lane()]) * PANEL + lane()] + value
+                    cost += select(gap <= 0.0, 0.0, gap)
+                    slope += select(gap <= 0.0, 0.0, 1.0)
+            slopes[c * PANEL + lane()] = slope * (counted * factor)
+        keep_row(loss, i, row + rows, add_warps(cost) * counted)
+    return 0
+
+
+def among(wanted, labels, c):
+    """Whether class c is among the labels of the thread's row."""
+    found = False
+    for place in range(labels):
+        found |= int(wanted[place * PANEL + lane()]) == c
+    return found
+
+
 def _multilabel_margin_terms(attributes, x, y):
     costs, slopes = np.zeros(len(x), x.dtype), np.zeros_like(x)
     for row in range(len(x)):
@@ -214,6 +304,24 @@ def zero_one_loss(x, x_panel, x_cols, target, sample, loss, context, low, high):
                 doubt = value
         wrong = select(place == labels[i], 0.0, 1.0)
         shares[i] = (wrong + doubt) * row_weight(0, sample, i, 0, NOTHING)
+    return 0
+
+
+@block_kernel(zero_one_loss, "x")
+def zero_one_loss_cuda(x, x_cols, target, sample, loss, context, row, rows, column, columns):
+    """1 where the largest prediction, the first of several, is not the label's; NaN where one is NaN."""
+    for block in blocks(row, rows):
+        i, given = block * PANEL + lane(), reals(x + spot(block, x_cols, 0) * SIZE, x_cols * PANEL)
+        if warp() == 0 and i < row + rows:
+            best, place, doubt = -_INFINITY, 0, 0.0
+            for c in range(x_cols):
+                value = given[c * PANEL + lane()]
+                if value > best:
+                    best, place = value, c
+                if value != value:
+                    doubt = value
+            wrong = select(place == ints(target, i + 1)[i], 0.0, 1.0)
+            keep_row(loss, i, row + rows, (wrong + doubt) * sample_weight(sample, i, row + rows))
     return 0
 
 

@@ -7,10 +7,12 @@ import math
 
 import numpy as np
 
+from ._block import PANEL_ROWS, THREADS, add_threads, block_kernel, thread
 from ._context import CONTEXT, GRADIENT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register
 from ._primitives import PANEL, SIZE, call, doubles, ints, real, reals, select
+from .optimizers import element
 
 _BLOCK = 1024  # a multiple of every panel; its numbers stay in the first-level cache
 
@@ -69,6 +71,49 @@ def clip_norm(gradient, size, sums, blocks, limit: float, chain, context, low, h
         cells[GRADIENT] = gradient
         status |= call(ints(chain, 1)[0], chain, context, begin, end)
     return status
+
+
+# On CUDA a rectangle of the whole gradient is a block of it: _BLOCK_ROWS rows of PANEL numbers.
+
+_BLOCK_ROWS = _BLOCK // PANEL_ROWS
+
+
+@block_kernel(clip_value, "w", height=PANEL_ROWS, span=PANEL_ROWS)
+def clip_value_cuda(limit: float, slopes, block_place, block_height, context, row, rows, column, columns):
+    """g = min(max(g, -limit), limit) for a rectangle of a block of parameters. NaN stays."""
+    for i in range(thread(), rows * columns, THREADS):
+        slope = reals(slopes + element(block_place, block_height, row, rows, column, columns, i) * SIZE, 1)
+        value = slope[0]
+        slope[0] = select(value > limit, limit, select(value < -limit, -limit, value))
+    return 0
+
+
+@block_kernel(gradient_norm, "all", height=_BLOCK_ROWS, span=PANEL_ROWS)
+def gradient_norm_cuda(gradient, sums, context, row, rows, column, columns):
+    """sums[i] = sum of the squares of block i of the gradient, in `real`, in pairs."""
+    total, count = real(0.0), rows * columns
+    slopes = reals(gradient + row * PANEL * SIZE, count)
+    for i in range(thread(), count, THREADS):
+        total += slopes[i] * slopes[i]
+    total = add_threads(total)
+    if thread() == 0:
+        block = row // _BLOCK_ROWS
+        reals(sums, block + 1)[block] = total
+    return 0
+
+
+@block_kernel(clip_norm, "all", height=_BLOCK_ROWS, span=PANEL_ROWS)
+def clip_norm_cuda(gradient, sums, blocks, limit: float, context, row, rows, column, columns):
+    """g *= min(1, limit / (norm + 1e-6)) for a block of the gradient."""
+    found, total, count = reals(sums, blocks), real(0.0), rows * columns
+    for i in range(thread(), blocks, THREADS):
+        total += found[i]
+    factor = limit / (math.sqrt(add_threads(total)) + 1e-6)
+    factor = select(factor > 1.0, 1.0, factor)
+    slopes = reals(gradient + row * PANEL * SIZE, count)
+    for i in range(thread(), count, THREADS):
+        slopes[i] = slopes[i] * factor
+    return 0
 
 
 def norm_blocks(size):

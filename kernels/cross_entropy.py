@@ -5,6 +5,7 @@ loss = sum_c t_c (lse - x_c),   lse = max x + log sum_c exp(x_c - max x),   dx_c
 
 import numpy as np
 
+from ._block import WARPS, add_warps, block_kernel, blocks, lane, spot, warp
 from ._context import CONTEXT, SCRATCH
 from ._jit import by_feature, kernel
 from ._panels import add_columns, give_columns, group_rows, group_size, max_columns, take_columns, whole
@@ -12,9 +13,21 @@ from ._primitives import LANES, PANEL, SIZE, copy, ints, real, reals, select
 from ._rows import BLOCK_ROWS, exp_rows, fill_line, max_rows, scale_rows
 from .class_losses import PLAIN, WEIGHTED, at, class_of, class_operands, class_weights, known_labels
 from .elementary import log
-from .exponential import RAISED
-from .losses import Loss, factor_of, labels_shape, register_loss, row_factors, row_weight, targets_shape, weigh
-from .softmax import exp_columns, numpy_log_softmax, scale_columns
+from .exponential import RAISED, exp_raised
+from .losses import (
+    Loss,
+    factor_of,
+    factor_of_cuda,
+    keep_row,
+    labels_shape,
+    register_loss,
+    row_factors,
+    row_weight,
+    sample_weight,
+    targets_shape,
+    weigh,
+)
+from .softmax import exp_columns, largest_of_row, numpy_log_softmax, powers_of_row, scale_columns
 
 
 @kernel
@@ -172,6 +185,80 @@ def against(z, group, size, columns, count, loss, factors, context):
         given, wanted = reals(z + c * group * SIZE, lines), reals(goal + c * group * SIZE, lines)
         for i in range(lines):
             given[i] = (given[i] * totals[i] - wanted[i]) * scales[i]
+
+
+# On CUDA
+
+
+@block_kernel(cross_entropy, "x")
+def cross_entropy_cuda(x, x_cols, target, sample, weight, ignored, share: float, scale: float, loss, dx, context,
+                       row, rows, column, columns):
+    """Cross-entropy against class indices (int64); dx may be x."""
+    factor = factor_of_cuda(context, share, scale)
+    for block in blocks(row, rows):
+        i, begin, label, counted = block * PANEL + lane(), spot(block, x_cols, 0), ignored, real(0.0)
+        if i < row + rows:
+            label = ints(target, i + 1)[i]
+            counted = row_weight(label, sample, i, weight, ignored)
+        own = class_of(label, ignored)
+        given, slopes = reals(x + begin * SIZE, x_cols * PANEL), reals(dx + begin * SIZE, x_cols * PANEL)
+        mine, top = given[own * PANEL + lane()], largest_of_row(given, x_cols)
+        total = powers_of_row(given, x_cols, top)
+        keep_row(loss, i, row + rows, (top - mine + log(total * RAISED[0])) * counted)
+        counted = counted * factor
+        for c in range(warp(), x_cols, WARPS):
+            slope = exp_raised(given[c * PANEL + lane()] - top) * (counted / total)
+            slopes[c * PANEL + lane()] = slope - select(c == own, counted, 0.0)
+    return 0
+
+
+@block_kernel(cross_entropy_smooth, "x")
+def cross_entropy_smooth_cuda(x, x_cols, target, sample, weight, ignored, smoothing: float, share: float, scale: float,
+                              loss, dx, context, row, rows, column, columns):
+    """Cross-entropy against class indices (int64), some of whose probability is that of all classes; dx may be x."""
+    factor, kept, spread = factor_of_cuda(context, share, scale), 1.0 - smoothing, smoothing / real(x_cols)
+    for block in blocks(row, rows):
+        i, begin, label, counted = block * PANEL + lane(), spot(block, x_cols, 0), ignored, real(0.0)
+        if i < row + rows:
+            label = ints(target, i + 1)[i]
+            counted = row_weight(label, sample, i, 0, ignored)
+        own = class_of(label, ignored)
+        given, slopes = reals(x + begin * SIZE, x_cols * PANEL), reals(dx + begin * SIZE, x_cols * PANEL)
+        top, cost, mass = largest_of_row(given, x_cols), real(0.0), real(0.0)
+        for c in range(warp(), x_cols, WARPS):
+            goal = (spread + select(c == own, kept, 0.0)) * class_weight(weight, c)
+            cost += select(goal == 0.0, 0.0, goal * (top - given[c * PANEL + lane()]))
+            mass += goal
+        cost, mass, total = add_warps(cost), add_warps(mass), powers_of_row(given, x_cols, top)
+        keep_row(loss, i, row + rows, (cost + mass * log(total * RAISED[0])) * counted)
+        for c in range(warp(), x_cols, WARPS):
+            goal = (spread + select(c == own, kept, 0.0)) * class_weight(weight, c)
+            power = exp_raised(given[c * PANEL + lane()] - top)
+            slopes[c * PANEL + lane()] = (power * (mass / total) - goal) * (counted * factor)
+    return 0
+
+
+@block_kernel(cross_entropy_probabilities, "x")
+def cross_entropy_probabilities_cuda(x, x_cols, target, sample, weight, smoothing: float, share: float, scale: float,
+                                     loss, dx, context, row, rows, column, columns):
+    """Cross-entropy against a distribution over the classes for each row; a class of probability 0 costs nothing."""
+    factor, kept, spread = factor_of_cuda(context, share, scale), 1.0 - smoothing, smoothing / real(x_cols)
+    for block in blocks(row, rows):
+        i, begin, count = block * PANEL + lane(), spot(block, x_cols, 0) * SIZE, x_cols * PANEL
+        counted = sample_weight(sample, i, row + rows)
+        given, wanted, slopes = reals(x + begin, count), reals(target + begin, count), reals(dx + begin, count)
+        top, cost, mass = largest_of_row(given, x_cols), real(0.0), real(0.0)
+        for c in range(warp(), x_cols, WARPS):
+            goal = class_weight(weight, c) * (kept * wanted[c * PANEL + lane()] + spread)
+            cost += select(goal == 0.0, 0.0, goal * (top - given[c * PANEL + lane()]))
+            mass += goal
+        cost, mass, total = add_warps(cost), add_warps(mass), powers_of_row(given, x_cols, top)
+        keep_row(loss, i, row + rows, (cost + mass * log(total * RAISED[0])) * counted)
+        for c in range(warp(), x_cols, WARPS):
+            goal = class_weight(weight, c) * (kept * wanted[c * PANEL + lane()] + spread)
+            power = exp_raised(given[c * PANEL + lane()] - top)
+            slopes[c * PANEL + lane()] = (power * (mass / total) - goal) * (counted * factor)
+    return 0
 
 
 def _against(x, goals):

@@ -3,6 +3,7 @@
 A check fails where a number of the batch is not in its range; standing first, it ends a run that has changed nothing.
 """
 
+from ._block import PANEL_ROWS, THREADS, WARPS, barrier, block_kernel, blocks, lane, nears, spot, thread, warp
 from ._context import CONTEXT, REST, SCRATCH, START
 from ._jit import kernel
 from ._primitives import (
@@ -214,4 +215,65 @@ def shuffle(order, rows, words, draw, state, context, low, high):
         last -= taken
         if last <= mask >> 1:
             mask >>= 1
+    return 0
+
+
+# On CUDA a square of rows and columns is turned in what a block shares, so both sides move whole lines.
+
+_TURNED = PANEL_ROWS + 1  # reals from one column of the square to the next: threads of a warp do not meet in a bank
+
+
+@block_kernel(gather, "y", span=PANEL_ROWS, near=PANEL_ROWS * _TURNED)
+def gather_cuda(source, source_cols, order, y, context, row, rows, column, columns):
+    """Blocks of y from rows order[START + i] of source, 0 where they hold no row; see `gather`."""
+    start, square = ints(context, CONTEXT)[START], nears(0, PANEL * _TURNED)
+    for block in blocks(row, rows):
+        for i in range(warp(), PANEL, WARPS):
+            value = real(0.0)
+            if block * PANEL + i < row + rows and lane() < columns:
+                place = row_of(order, start + block * PANEL + i) * source_cols + column + lane()
+                value = reals(source + place * SIZE, 1)[0]
+            square[lane() * _TURNED + i] = value
+        barrier()
+        target = reals(y + spot(block, source_cols, column) * SIZE, columns * PANEL)
+        for c in range(warp(), columns, WARPS):
+            target[c * PANEL + lane()] = square[c * _TURNED + lane()]
+        barrier()
+    return 0
+
+
+@block_kernel(store, "x", span=PANEL_ROWS, near=PANEL_ROWS * _TURNED)
+def store_cuda(x, x_cols, target, context, row, rows, column, columns):
+    """target[START + i] = x[i] from blocks of x; see `store`."""
+    start, square = ints(context, CONTEXT)[START], nears(0, PANEL * _TURNED)
+    for block in blocks(row, rows):
+        given = reals(x + spot(block, x_cols, column) * SIZE, columns * PANEL)
+        for c in range(warp(), columns, WARPS):
+            square[c * _TURNED + lane()] = given[c * PANEL + lane()]
+        barrier()
+        for i in range(warp(), PANEL, WARPS):
+            if block * PANEL + i < row + rows and lane() < columns:
+                place = (start + block * PANEL + i) * x_cols + column + lane()
+                reals(target + place * SIZE, 1)[0] = square[lane() * _TURNED + i]
+        barrier()
+    return 0
+
+
+@block_kernel(gather_labels, "y")
+def gather_labels_cuda(source, order, y, context, row, rows, column, columns):
+    """y[i] = source[order[START + i]] for int64 labels."""
+    start, target = ints(context, CONTEXT)[START], ints(y, row + rows)
+    for i in range(row + thread(), row + rows, THREADS):
+        place = row_of(order, start + i)
+        target[i] = ints(source, place + 1)[place]
+    return 0
+
+
+@block_kernel(gather_weights, "y")
+def gather_weights_cuda(source, order, y, context, row, rows, column, columns):
+    """y[i] = source[order[START + i]] for sample weights, one number a row."""
+    start, target = ints(context, CONTEXT)[START], reals(y, row + rows)
+    for i in range(row + thread(), row + rows, THREADS):
+        place = row_of(order, start + i)
+        target[i] = reals(source, place + 1)[place]
     return 0

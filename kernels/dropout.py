@@ -5,6 +5,8 @@ As in torch, what is kept is scaled in training. The gradient is the op itself.
 
 import numpy as np
 
+from ._block import THREADS, block_kernel, blocks, lane, spot, thread
+from ._elementwise import SPAN
 from ._jit import kernel
 from ._op import Op, register
 from ._primitives import PANEL, SIZE, real, reals, select, uniform
@@ -23,6 +25,19 @@ def dropout(x, x_panel, y, y_panel, y_panels, p: float, place, key, context, low
             for j in range(PANEL):
                 u = uniform(row, panel * PANEL + j)
                 target[j] = source[j] * select(u < bound, 0.0, scale)
+    return 0
+
+
+@block_kernel(dropout, "y", span=SPAN)
+def dropout_cuda(x, y, y_cols, p: float, place, key, context, row, rows, column, columns):
+    """Y = X u-chosen and scaled; Y may be X."""
+    scale = 1.0 / (1.0 - p)
+    for block in blocks(row, rows):
+        begin, count = spot(block, y_cols, column) * SIZE, columns * PANEL
+        source, target = reals(x + begin, count), reals(y + begin, count)
+        own = row_key(key, place, context, block * PANEL + lane())
+        for i in range(thread(), count, THREADS):
+            target[i] = source[i] * select(uniform(own, column + i // PANEL) < p, 0.0, scale)
     return 0
 
 

@@ -4,10 +4,12 @@ A node of shape (batch, a, b) is a matrix of a b features. Formulas and referenc
 own kernels work on flat arrays. Elementwise kernels serve both.
 """
 
+from ._block import THREADS, block_kernel, blocks, lane, spot, thread
 from ._context import CONTEXT, SCRATCH
+from ._elementwise import SPAN
 from ._jit import kernel
 from ._panels import add_columns, from_columns, group_rows, group_size, largest_columns, to_columns
-from ._primitives import LANES, PANEL, SIZE, copy, ints, reals, select
+from ._primitives import LANES, PANEL, SIZE, copy, ints, real, reals, select
 from .tensors import DIMENSIONS
 
 
@@ -125,3 +127,100 @@ def first_max_features(x, x_panel, x_cols, y, y_panel, length, inner, context, l
                     unmarked[i] = unmarked[i] - column[i]
         from_columns(z, group, x_cols, y + row, y_panel, context, 0, count)
     return 0
+
+
+# On CUDA
+
+
+@block_kernel(move_features, "y")
+def move_features_cuda(x, x_cols, y, y_cols, views, dimensions, x_first, y_first, context, row, rows, column, columns):
+    """y[i, view] = x[i, view]; see `move_features`."""
+    cells, count = ints(views, dimensions * DIMENSIONS), 1
+    for place in range(dimensions):
+        count *= cells[place * DIMENSIONS]
+    for block in blocks(row, rows):
+        given = reals(x + spot(block, x_cols, 0) * SIZE, x_cols * PANEL)
+        moved = reals(y + spot(block, y_cols, 0) * SIZE, y_cols * PANEL)
+        for number in range(thread(), count * PANEL, THREADS):
+            source, target, rest = x_first, y_first, number // PANEL
+            for back in range(dimensions):
+                place = (dimensions - 1 - back) * DIMENSIONS
+                index = rest % cells[place]
+                rest //= cells[place]
+                source += index * cells[place + 1]
+                target += index * cells[place + 2]
+            moved[target * PANEL + lane()] = given[source * PANEL + lane()]
+    return 0
+
+
+@block_kernel(fill_features, "y", span=SPAN)
+def fill_features_cuda(values, y, y_cols, context, row, rows, column, columns):
+    """y[i] = values."""
+    given = reals(values + column * SIZE, columns)
+    for block in blocks(row, rows):
+        target = reals(y + spot(block, y_cols, column) * SIZE, columns * PANEL)
+        for i in range(thread(), columns * PANEL, THREADS):
+            target[i] = given[i // PANEL]
+    return 0
+
+
+@block_kernel(sum_features, "y", span=SPAN)
+def sum_features_cuda(x, x_cols, y, y_cols, inner, context, row, rows, column, columns):
+    """y[i, o, j] = the sum of x[i, o, :, j], _ADDED numbers at a time."""
+    length = x_cols // y_cols
+    for block in blocks(row, rows):
+        given = reals(x + spot(block, x_cols, 0) * SIZE, x_cols * PANEL)
+        target = reals(y + spot(block, y_cols, column) * SIZE, columns * PANEL)
+        for i in range(thread(), columns * PANEL, THREADS):
+            c, total = column + i // PANEL, real(0.0)
+            begin = c // inner * length * inner + c % inner
+            for first in range(0, length, _ADDED):
+                part = real(0.0)
+                for k in range(first, min(first + _ADDED, length)):
+                    part += given[(begin + k * inner) * PANEL + lane()]
+                total += part
+            target[i] = total
+    return 0
+
+
+@block_kernel(max_features, "y", span=SPAN)
+def max_features_cuda(x, x_cols, y, y_cols, inner, context, row, rows, column, columns):
+    """y[i, o, j] = the largest of x[i, o, :, j], NaN if there is one."""
+    length = x_cols // y_cols
+    for block in blocks(row, rows):
+        given = reals(x + spot(block, x_cols, 0) * SIZE, x_cols * PANEL)
+        target = reals(y + spot(block, y_cols, column) * SIZE, columns * PANEL)
+        for i in range(thread(), columns * PANEL, THREADS):
+            c = column + i // PANEL
+            target[i] = largest_apart(given, c // inner * length * inner + c % inner, length, inner)
+    return 0
+
+
+@block_kernel(first_max_features, "x")
+def first_max_features_cuda(x, x_cols, y, length, inner, context, row, rows, column, columns):
+    """y[i, o, k, j] = 1 at the first k where x[i, o, :, j] is largest, else 0."""
+    for block in blocks(row, rows):
+        begin, count = spot(block, x_cols, 0) * SIZE, x_cols * PANEL
+        given, marks = reals(x + begin, count), reals(y + begin, count)
+        for number in range(thread(), x_cols // length * PANEL, THREADS):
+            c, unmarked = number // PANEL, real(1.0)
+            first = c // inner * length * inner + c % inner
+            top = largest_apart(given, first, length, inner)
+            for k in range(length):
+                value = given[(first + k * inner) * PANEL + lane()]
+                mark = select((value == top) | ((value != value) & (top != top)), unmarked, 0.0)
+                marks[(first + k * inner) * PANEL + lane()] = mark
+                unmarked -= mark
+    return 0
+
+
+def largest_apart(numbers, first, count, step):
+    """The largest of `count` columns of the thread's row, `step` apart; NaN where one is NaN."""
+    top = numbers[first * PANEL + lane()]
+    for k in range(1, count):
+        value = numbers[(first + k * step) * PANEL + lane()]
+        top = select((value > top) | (value != value), value, top)
+    return top
+
+
+_ADDED = 16  # columns that are added up by themselves before their sum joins the others

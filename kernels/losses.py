@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from ._block import THREADS, WARPS, add_threads, add_warps, block_kernel, blocks, lane, spot, thread, warp
 from ._context import BATCH, CONTEXT, LOSS, SCRATCH, START, WEIGHT
 from ._jit import by_feature, kernel
 from ._op import Op, register
 from ._panels import add_columns, give_columns, group_rows, group_size, take_columns, whole
-from ._primitives import LANES, SIZE, doubles, ints, real, reals
+from ._primitives import LANES, PANEL, SIZE, doubles, ints, real, reals
+from ._steps import number
 from .data import row_of
 
 NOTHING = -1  # an ignored label that no row has
@@ -103,6 +105,47 @@ def total_loss(loss, share: float, scale: float, sums, count, context, low, high
     return 0
 
 
+@block_kernel(total_weight)
+def total_weight_cuda(labels, order, sample, weight, ignored, context, row, rows, column, columns):
+    """Put sum_i s_i k_i of the batch into the context."""
+    cells, total = ints(context, CONTEXT), real(0.0)
+    for i in range(thread(), cells[BATCH], THREADS):
+        place, label = row_of(order, cells[START] + i), 0
+        if labels:
+            label = ints(labels, place + 1)[place]
+        total += row_weight(label, sample, place, weight, ignored)
+    total = add_threads(total)
+    if thread() == 0:
+        number(context, WEIGHT)[0] = total
+    return 0
+
+
+@block_kernel(total_loss)
+def total_loss_cuda(loss, share: float, scale: float, sums, count, context, row, rows, column, columns):
+    """Add to the loss in the context as `total_loss` does, with `real` sums in pairs."""
+    batch = ints(context, CONTEXT)[BATCH]
+    values, others = reals(loss, batch), reals(sums, count)
+    total, rest = real(0.0), real(0.0)
+    for i in range(thread(), batch, THREADS):
+        total += values[i]
+    for i in range(thread(), count, THREADS):
+        rest += others[i]
+    total = add_threads(total) * factor_of_cuda(context, share, scale)
+    rest = add_threads(rest)
+    if thread() == 0:
+        found = number(context, LOSS)
+        found[0] = found[0] + (total + rest)
+    return 0
+
+
+def factor_of_cuda(context, share, scale):
+    """As `factor_of`, of a device's context."""
+    counted = share * number(context, WEIGHT)[0]
+    if counted > 0.0:
+        return scale / counted
+    return scale
+
+
 def factor_of(context, share, scale):
     """What reduction and the loss's factor multiply each row's gradient with, its sample weight apart."""
     counted = share * doubles(context, CONTEXT)[WEIGHT]
@@ -128,6 +171,19 @@ def weigh(sample, first, rows, loss):
         shares, weights = reals(loss + first * SIZE, rows), reals(sample + first * SIZE, rows)
         for i in range(rows):
             shares[i] = shares[i] * weights[i]
+
+
+def sample_weight(sample, i, rows):
+    """On CUDA, s_i; 1 without weights and for what is no row."""
+    if sample and i < rows:
+        return reals(sample, i + 1)[i]
+    return real(1.0)
+
+
+def keep_row(loss, i, rows, value):
+    """On CUDA, write the loss of row i down, in the first warp, if it is a row."""
+    if warp() == 0 and i < rows:
+        reals(loss, i + 1)[i] = value
 
 
 def elementwise_loss(name, value, slope, reference, reference_slope, parameter="", weight=False, per_row=False,
@@ -167,6 +223,26 @@ def elementwise_loss(name, value, slope, reference, reference_slope, parameter="
             give_columns(given, group, x_cols, dx, dx_panel, first, count, context)
         return 0
 
+    def rows_cuda(x, x_cols, target, sample, weight, parameters, p: float, share: float, scale: float, loss, dx,
+                  context, row, rows, column, columns):
+        factor = factor_of_cuda(context, share, scale)
+        for block in blocks(row, rows):
+            i, begin, count = block * PANEL + lane(), spot(block, x_cols, 0) * SIZE, x_cols * PANEL
+            own, total = sample_weight(sample, i, row + rows), real(0.0)
+            predictions, targets = reals(x + begin, count), reals(target + begin, count)
+            slopes = reals(dx + begin, count)
+            for c in range(warp(), x_cols, WARPS):
+                prediction, goal = predictions[c * PANEL + lane()], targets[c * PANEL + lane()]
+                parameter, counted = p, real(1.0)
+                if parameters:
+                    parameter = reals(parameters, x_cols)[c]
+                if weight:
+                    counted = reals(weight, x_cols)[c]
+                total += counted * value(prediction, goal, parameter)
+                slopes[c * PANEL + lane()] = slope(prediction, goal, parameter) * (counted * (factor * own))
+            keep_row(loss, i, row + rows, add_warps(total) * own)
+        return 0
+
     def operands(attributes, columns):
         given, weights = attributes[parameter] if parameter else 0.0, attributes.get("weight")
         if per_row:
@@ -188,6 +264,7 @@ def elementwise_loss(name, value, slope, reference, reference_slope, parameter="
     names = ({parameter} if parameter else set()) | ({"weight"} if weight else set())
     assert all(case.keys() == names for case in cases), name
     rows = kernel(rows, name)
+    block_kernel(rows, "x")(rows_cuda)
     if narrow:
         by_feature(rows)
     register_loss(name, targets_shape, terms, rows, Loss(operands), cases, reductions)

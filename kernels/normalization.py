@@ -1,31 +1,27 @@
-"""Normalization: layer norm and RMS norm along a row, batch norm along a column.
+"""Normalization along a row: layer norm and RMS norm; `batch_norm` goes along a column.
 
     layer norm (Ba et al. 2016, arXiv:1607.06450)          y = (x - mean x) / sqrt(var x + eps)
     RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467)   y = x / sqrt(mean x^2 + eps)
-    batch norm (Ioffe and Szegedy 2015, arXiv:1502.03167)  layer norm's formula over the batch, for each feature
 
 Variances are biased, as in torch; `affine` scales and shifts afterwards. With s the factor that y is scaled by,
 
     dx = s (dy - mean dy - y mean(dy y)),   for RMS norm without mean dy.
 
 Means are taken first, then the squares of what differs from them, in blocks: numbers far from zero lose nothing.
-Along rows the kernels work in columns of the worker's scratch. Along columns the moments are a phase of their own, in
-which a unit is one panel of columns, all rows of it.
+The kernels work in columns of the worker's scratch.
 """
 
 import math
 
 import numpy as np
 
-from ._context import BATCH, CONTEXT, SCRATCH
+from ._block import WARPS, add_warps, block_kernel, blocks, lane, spot, warp
+from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._panels import add_columns, from_columns, group_rows, group_size, to_columns, whole
-from ._primitives import DOUBLE, LANES, PANEL, SIZE, finite, fma, ints, real, reals, select
-from .parameters import product, summed
+from ._primitives import DOUBLE, LANES, PANEL, SIZE, ints, real, reals
 from .softmax import scale_columns
-
-# Along rows
 
 
 def _row_norm(name, centred, mean_square):
@@ -85,6 +81,45 @@ def _row_norm(name, centred, mean_square):
             from_columns(up, group, dx_cols, dx + row, dx_panel, context, 0, count)
         return 0
 
+    def moments(given, cols, eps):
+        """On CUDA, of the thread's row: its mean, 0 if it is not centred, and the factor that y is scaled by."""
+        mean, total = real(0.0), real(0.0)
+        if centred:
+            for c in range(warp(), cols, WARPS):
+                mean += given[c * PANEL + lane()]
+            mean = add_warps(mean) / real(cols)
+        for c in range(warp(), cols, WARPS):
+            distance = given[c * PANEL + lane()] - mean
+            total += distance * distance
+        return mean, 1.0 / math.sqrt(add_warps(total) / real(cols) + machine_epsilon(eps))
+
+    def forward_cuda(x, y, y_cols, eps: float, context, row, rows, column, columns):
+        for block in blocks(row, rows):
+            begin, count = spot(block, y_cols, 0) * SIZE, y_cols * PANEL
+            given, target = reals(x + begin, count), reals(y + begin, count)
+            mean, scale = moments(given, y_cols, eps)
+            for c in range(warp(), y_cols, WARPS):
+                target[c * PANEL + lane()] = (given[c * PANEL + lane()] - mean) * scale
+        return 0
+
+    def backward_cuda(dy, x, dx, dx_cols, eps: float, context, row, rows, column, columns):
+        for block in blocks(row, rows):
+            begin, count = spot(block, dx_cols, 0) * SIZE, dx_cols * PANEL
+            ups, given, target = reals(dy + begin, count), reals(x + begin, count), reals(dx + begin, count)
+            mean, scale = moments(given, dx_cols, eps)
+            total, along = real(0.0), real(0.0)
+            for c in range(warp(), dx_cols, WARPS):
+                up = ups[c * PANEL + lane()]
+                total += up
+                along += up * ((given[c * PANEL + lane()] - mean) * scale)
+            total, along = add_warps(total) / real(dx_cols), add_warps(along) / real(dx_cols)
+            if not centred:
+                total = real(0.0)
+            for c in range(warp(), dx_cols, WARPS):
+                y = (given[c * PANEL + lane()] - mean) * scale
+                target[c * PANEL + lane()] = scale * (ups[c * PANEL + lane()] - total - y * along)
+        return 0
+
     def evaluate(attributes, x):
         centred_x, square = mean_square(x)
         return centred_x / np.sqrt(square + _numpy_eps(attributes, x))
@@ -101,6 +136,8 @@ def _row_norm(name, centred, mean_square):
     forward.__name__ = forward.__qualname__ = name
     backward.__name__ = backward.__qualname__ = f"{name}_backward"
     cases = ({"eps": 1e-5}, {"eps": 0.1})
+    block_kernel(forward, "y")(forward_cuda)
+    block_kernel(backward, "dx")(backward_cuda)
     register(Op(name, one_shape, evaluate, gradient, "x", kernel(forward), tolerance="row", cases=cases))
     register(Op(f"{name}_backward", same_shape, evaluate_backward, None, "x", kernel(backward), tolerance="row",
                 cases=cases))
@@ -133,202 +170,3 @@ def _about_mean(x):
 
 _row_norm("layer_norm", True, _about_mean)
 _row_norm("rms_norm", False, lambda x: (x, (x**2).mean(-1, keepdims=True)))
-
-# Along columns. Moments are two rows of panels, mean and biased variance; so are the sums of the backward pass.
-
-
-def _value(x, _):
-    return x
-
-
-def _distance(x, mean):
-    return x - mean
-
-
-def _squared_distance(x, mean):
-    return (x - mean) * (x - mean)
-
-
-_add_values, _add_products = summed(_value), summed(product)
-_add_distances, _add_squared_distances = summed(_distance), summed(_squared_distance)
-
-
-@kernel
-def batch_moments(x, x_panel, y, y_panel, context, low, high):
-    """Mean and biased variance over the batch of the columns of panels [low, high)."""
-    cells = ints(context, CONTEXT)
-    batch, block = cells[BATCH], cells[SCRATCH]
-    for panel in range(low, high):
-        source, mean = x + panel * x_panel * SIZE, y + panel * y_panel * SIZE
-        variance = mean + PANEL * SIZE
-        _add_values(source, source, PANEL, batch, mean, block)
-        divide(mean, batch)
-        _add_distances(source, mean, 0, batch, variance, block)
-        divide(variance, batch)
-        means, rest = reals(mean, PANEL), reals(variance, PANEL)
-        for j in range(PANEL):
-            means[j] = means[j] + rest[j]  # what the rounding of so long a sum had left out
-        _add_squared_distances(source, mean, 0, batch, variance, block)
-        divide(variance, batch)
-    return 0
-
-
-def divide(total, count):
-    """total[j] /= count for a row of a panel."""
-    totals = reals(total, PANEL)
-    for j in range(PANEL):
-        totals[j] = totals[j] / real(count)
-
-
-def standardize_panel(x, mean, variance, y, rows, eps, scale):
-    """Y = (X - mean) / sqrt(variance + eps) for rows of one panel; `scale` is scratch."""
-    means, variances, scales = reals(mean, PANEL), reals(variance, PANEL), reals(scale, PANEL)
-    for j in range(PANEL):
-        scales[j] = 1.0 / math.sqrt(variances[j] + real(eps))
-    for i in range(rows):
-        source, target = reals(x + i * PANEL * SIZE, PANEL), reals(y + i * PANEL * SIZE, PANEL)
-        for j in range(PANEL):
-            target[j] = (source[j] - means[j]) * scales[j]
-
-
-@kernel
-def batch_norm(x, x_panel, moments, moments_panel, y, y_panel, y_panels, eps: float, context, low, high):
-    """Y = (X - mean) / sqrt(variance + eps) for rows [low, high), with the moments of the batch."""
-    scale = ints(context, CONTEXT)[SCRATCH]
-    for panel in range(y_panels):
-        mean, row = moments + panel * moments_panel * SIZE, low * PANEL * SIZE
-        standardize_panel(x + panel * x_panel * SIZE + row, mean, mean + PANEL * SIZE,
-                          y + panel * y_panel * SIZE + row, high - low, eps, scale)
-    return 0
-
-
-@kernel
-def standardize(x, x_panel, mean, variance, y, y_panel, y_panels, eps: float, context, low, high):
-    """Y = (X - mean) / sqrt(variance + eps) for rows [low, high), with statistics gathered before. Y may be X."""
-    scale = ints(context, CONTEXT)[SCRATCH]
-    for panel in range(y_panels):
-        row, place = low * PANEL * SIZE, panel * PANEL * SIZE
-        standardize_panel(x + panel * x_panel * SIZE + row, mean + place, variance + place,
-                          y + panel * y_panel * SIZE + row, high - low, eps, scale)
-    return 0
-
-
-@kernel
-def batch_norm_sums(dy, dy_panel, y, y_panel, sums, sums_panel, context, low, high):
-    """Means over the batch of dY and of dY Y, for the columns of panels [low, high)."""
-    cells = ints(context, CONTEXT)
-    batch, block = cells[BATCH], cells[SCRATCH]
-    for panel in range(low, high):
-        up, mean = dy + panel * dy_panel * SIZE, sums + panel * sums_panel * SIZE
-        along = mean + PANEL * SIZE
-        _add_values(up, up, PANEL, batch, mean, block)
-        divide(mean, batch)
-        _add_products(up, y + panel * y_panel * SIZE, PANEL, batch, along, block)
-        divide(along, batch)
-    return 0
-
-
-@kernel
-def batch_norm_backward(dy, dy_panel, y, y_panel, moments, moments_panel, sums, sums_panel, dx, dx_panel, dx_panels,
-                        eps: float, context, low, high):
-    """dX = (dY - mean dY - Y mean(dY Y)) / sqrt(variance + eps) for rows [low, high); dX may be dY."""
-    scales = reals(ints(context, CONTEXT)[SCRATCH], PANEL)
-    for panel in range(dx_panels):
-        variances = reals(moments + (panel * moments_panel + PANEL) * SIZE, PANEL)
-        means = reals(sums + panel * sums_panel * SIZE, PANEL)
-        alongs = reals(sums + (panel * sums_panel + PANEL) * SIZE, PANEL)
-        for j in range(PANEL):
-            scales[j] = 1.0 / math.sqrt(variances[j] + real(eps))
-        for i in range(low, high):
-            up = reals(dy + (panel * dy_panel + i * PANEL) * SIZE, PANEL)
-            saved = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
-            target = reals(dx + (panel * dx_panel + i * PANEL) * SIZE, PANEL)
-            for j in range(PANEL):
-                target[j] = scales[j] * (up[j] - means[j] - saved[j] * alongs[j])
-    return 0
-
-
-@kernel
-def track_moments(moments, moments_panel, moments_panels, moments_cols, mean, variance, batches, momentum: float,
-                  cumulative, context, low, high):
-    """Let the running mean and variance follow those of the batch, in one unit; returns 1 where one is not finite.
-
-    running += momentum (batch's - running), the batch's variance unbiased; `cumulative` takes 1 / batches so far
-    instead of the momentum. What would not be finite keeps its old value.
-    """
-    count = ints(batches, 1)
-    count[0] += 1
-    batch = ints(context, CONTEXT)[BATCH]
-    share = real(1 / count[0]) if cumulative else real(momentum)
-    unbiased = real(batch / (batch - 1))
-    bad = False
-    for panel in range(moments_panels):
-        for kind in range(2):
-            new = reals(moments + (panel * moments_panel + kind * PANEL) * SIZE, PANEL)
-            running = reals((variance if kind else mean) + panel * PANEL * SIZE, PANEL)
-            factor = unbiased if kind else real(1.0)
-            for j in range(min(PANEL, moments_cols - panel * PANEL)):
-                value = fma(share, factor * new[j] - running[j], running[j])
-                good = finite(value)
-                bad |= not good
-                running[j] = select(good, value, running[j])
-    return int(bad)
-
-
-def _batch_shape(attributes, x, moments):
-    if len(x) != 2 or moments != (2, x[1]):
-        raise ValueError(f"batch_norm needs x (batch, features) and moments (2, features); got {x} and {moments}")
-    return x
-
-
-def _moments_shape(attributes, x, *same):
-    if len(x) != 2 or any(shape != x for shape in same):
-        raise ValueError(f"moments need x (batch, features), {x}; got {same}")
-    return (2, x[1])
-
-
-def _statistics_shape(attributes, x, mean, variance):
-    if len(x) != 2 or not mean == variance == x[1:]:
-        raise ValueError(f"x {x} needs mean and variance of shape {x[1:]}; got {mean} and {variance}")
-    return x
-
-
-def _track_shape(attributes, moments, mean, variance, batches):
-    if not mean == variance == moments[1:] or batches != ():
-        raise ValueError(f"moments {moments} need running mean and variance {moments[1:]} and a count (); "
-                         f"got {mean}, {variance}, {batches}")
-    return ()
-
-
-def _standardize_reference(attributes, x, mean, variance):
-    return (x - mean) / np.sqrt(variance + attributes["eps"])
-
-
-def _batch_norm_backward_reference(attributes, dy, y, moments, sums):
-    return (dy - sums[0] - y * sums[1]) / np.sqrt(moments[1] + attributes["eps"])
-
-
-def _track_reference(attributes, batch, moments, mean, variance, batches):
-    batches = batches + 1
-    share = 1 / batches if attributes["cumulative"] else attributes["momentum"]
-    return (mean + share * (moments[0] - mean), variance + share * (moments[1] * batch / (batch - 1) - variance),
-            batches)
-
-
-def _batch_norm_gradient(graph, node, dy):
-    sums = graph.apply("batch_norm_sums", dy, node)
-    return graph.apply("batch_norm_backward", dy, node, node.inputs[1], sums, **node.attributes), None
-
-
-_EPS = ({"eps": 1e-5}, {"eps": 0.1})
-register(Op("batch_moments", _moments_shape, lambda attributes, x: np.stack([x.mean(0), x.var(0)]),
-            cpu=batch_moments, phase="units", tolerance="row"))
-register(Op("batch_norm", _batch_shape, lambda attributes, x, moments: _standardize_reference(attributes, x, *moments),
-            _batch_norm_gradient, cpu=batch_norm, tolerance="row", cases=_EPS))
-register(Op("standardize", _statistics_shape, _standardize_reference, cpu=standardize, tolerance="row", cases=_EPS))
-register(Op("batch_norm_sums", _moments_shape, lambda attributes, dy, y: np.stack([dy.mean(0), (dy * y).mean(0)]),
-            cpu=batch_norm_sums, phase="units", tolerance="row"))
-register(Op("batch_norm_backward", lambda attributes, dy, y, moments, sums: _batch_shape(attributes, dy, moments),
-            _batch_norm_backward_reference, cpu=batch_norm_backward, tolerance="row", cases=_EPS))
-register(Op("track_moments", _track_shape, _track_reference, cpu=track_moments, phase="update", tolerance="row",
-            cases=({"momentum": 0.1, "cumulative": False}, {"momentum": 0.0, "cumulative": True})))

@@ -13,10 +13,13 @@ meet a parameter.
 
 import numpy as np
 
+from ._block import PANEL_ROWS, THREADS, block_kernel, numbers, thread
 from ._context import CONTEXT, GRADIENT, UPDATE
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import SIZE, finite, flaw_in, fma, ints, real, reals, select
+from ._primitives import PANEL, SIZE, doubles, finite, flaw_in, fma, ints, real, reals, select
+from ._steps import COEFFICIENTS
+from ._steps import CONTEXT as CELLS
 
 
 @kernel
@@ -27,27 +30,37 @@ def sgd(w, momentum_buffer, lr: float, momentum: float, dampening: float, weight
     Nesterov's step is lr (g + momentum v). Without momentum, `momentum_buffer` is 0 and unused.
     """
     cells = ints(context, CONTEXT)
-    first = cells[UPDATE] == 1
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    rate, decay = real(lr), real(weight_decay)
+    given = sgd_coefficients(lr, momentum, dampening, weight_decay, nesterov, cells[UPDATE])
+    if momentum_buffer:
+        return sgd_loop(count, weights, slopes, reals(momentum_buffer + low * SIZE, count), given, 1)
+    return sgd_loop(count, weights, slopes, slopes, given, 0)
+
+
+def sgd_coefficients(lr, momentum, dampening, weight_decay, nesterov, update):
+    """What `sgd_loop` takes; the last is 1 in the first update."""
+    kept, taken, ahead, own, fresh = real(momentum), real(1.0 - dampening), real(0.0), real(1.0), real(0.0)
+    if update == 1:
+        kept, taken, fresh = real(0.0), real(1.0), real(1.0)
+    if nesterov:
+        ahead, own = real(1.0), real(momentum)
+    return real(lr), real(weight_decay), kept, taken, ahead, own, fresh
+
+
+def sgd_loop(count, weights, slopes, memory, coefficients, heavy):
+    """Update `count` elements, with `memory` if heavy; 1 if one would not be finite."""
+    rate, decay, kept, taken, ahead, own, fresh = coefficients
     flaws = flaw_in(0, 0.0)
-    if not momentum_buffer:
+    if not heavy:
         for i in range(count):
             step = fma(decay, weights[i], slopes[i])
             good, flaws = watched(flaws, fma(-rate, step, weights[i]))
             weights[i] = fma(-rate, select(good, step, 0.0), weights[i])
         return int(flaws < 0)
-    memory = reals(momentum_buffer + low * SIZE, count)
-    kept, taken = real(momentum), real(1.0 - dampening)
-    if first:
-        kept, taken = real(0.0), real(1.0)
-    ahead, own = real(0.0), real(1.0)
-    if nesterov:
-        ahead, own = real(1.0), real(momentum)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
-        before = select(first, 0.0, memory[i])
+        before = select(fresh == 1.0, 0.0, memory[i])
         sound, flaws = watched(flaws, fma(kept, before, taken * slope))
         slope = select(sound, slope, 0.0)
         speed = fma(kept, before, taken * slope)
@@ -69,10 +82,19 @@ def asgd(w, ax, lr: float, slowing: float, mu: float, lambd: float, weight_decay
     cells = ints(context, CONTEXT)
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    averages = reals(ax + low * SIZE, count)
+    given = asgd_coefficients(lr, slowing, mu, lambd, weight_decay, cells[UPDATE])
+    return asgd_loop(count, weights, slopes, reals(ax + low * SIZE, count), given)
+
+
+def asgd_coefficients(lr, slowing, mu, lambd, weight_decay, update):
+    """What `asgd_loop` takes."""
     eta = lr / slowing
-    rate, decay, share = real(eta), real(weight_decay), real(mu)
-    shrink = real(np.float64(1.0) - lambd * eta)
+    return real(eta), real(weight_decay), real(mu), real(np.float64(1.0) - lambd * eta)
+
+
+def asgd_loop(count, weights, slopes, averages, coefficients):
+    """Update `count` elements; 1 if one would not be finite."""
+    rate, decay, share, shrink = coefficients
     flaws = flaw_in(0, 0.0)
     for i in range(count):
         slope = fma(decay, weights[i], slopes[i])
@@ -92,19 +114,31 @@ def rprop(w, prev, step_size, lr: float, etaminus: float, etaplus: float, step_s
     the weight stays and the change is forgotten (prev = 0).
     """
     cells = ints(context, CONTEXT)
-    first = cells[UPDATE] == 1
     count = high - low
     weights, slopes = reals(w + low * SIZE, count), reals(cells[GRADIENT] + low * SIZE, count)
-    before, steps = reals(prev + low * SIZE, count), reals(step_size + low * SIZE, count)
-    initial, shrink, grow = real(lr), real(etaminus), real(etaplus)
-    least, most = real(step_size_min), real(step_size_max)
+    given = rprop_coefficients(lr, etaminus, etaplus, step_size_min, step_size_max, cells[UPDATE])
+    return rprop_loop(count, weights, slopes, reals(prev + low * SIZE, count), reals(step_size + low * SIZE, count),
+                      given)
+
+
+def rprop_coefficients(lr, etaminus, etaplus, step_size_min, step_size_max, update):
+    """What `rprop_loop` takes; the last is 1 in the first update."""
+    fresh = real(0.0)
+    if update == 1:
+        fresh = real(1.0)
+    return real(lr), real(etaminus), real(etaplus), real(step_size_min), real(step_size_max), fresh
+
+
+def rprop_loop(count, weights, slopes, before, steps, coefficients):
+    """Update `count` elements; 1 if one would not be finite."""
+    initial, shrink, grow, least, most, fresh = coefficients
     flaws = flaw_in(0, 0.0)
     for i in range(count):
         sound, flaws = watched(flaws, slopes[i])
         slope = select(sound, slopes[i], 0.0)
-        product = slope * select(first, 0.0, before[i])
+        product = slope * select(fresh == 1.0, 0.0, before[i])
         factor = select(product > 0.0, grow, select(product < 0.0, shrink, 1.0))
-        step = select(first, initial, steps[i]) * factor
+        step = select(fresh == 1.0, initial, steps[i]) * factor
         step = select(step < least, least, select(step > most, most, step))
         slope = select(product < 0.0, 0.0, slope)
         before[i] = slope
@@ -113,6 +147,59 @@ def rprop(w, prev, step_size, lr: float, etaminus: float, etaplus: float, step_s
         good, flaws = watched(flaws, weights[i] - moved)
         weights[i] = weights[i] - select(good, moved, 0.0)
     return int(flaws < 0)
+
+
+# On CUDA a thread takes every THREADS-th element of a rectangle of a block of parameters. What an update's coefficients
+# are made of is float64 and the same for all elements: a kernel for the CPU makes a table of them, a row a step.
+
+
+def for_cuda(cpu, coefficients, loop, optional=()):
+    """Make what updates parameters on CUDA, `cpu.cuda`, and the kernel that makes its coefficients, `cpu.table`.
+
+    coefficients: `(settings ..., number of the update) -> tuple of real`. loop: `(count, weights, slopes, states ...,
+    coefficients, flags ..., same)`, a flag for each state in `optional` that says whether it is there, and -0 if it
+    takes that. `cpu.settings` are the names of the settings, `cpu.width` is the number of coefficients.
+    """
+    names = coefficients.__code__.co_varnames[: coefficients.__code__.co_argcount - 1]
+    takes = loop.__code__.co_varnames[3 : loop.__code__.co_argcount]
+    operands = cpu.__code__.co_varnames[1 : 1 + takes.index("coefficients")]
+    width = len(coefficients(*[np.float64(0.5)] * len(names), 2))
+    scope = {"ints": ints, "reals": reals, "doubles": doubles, "numbers": numbers, "thread": thread, "SIZE": SIZE,
+             "THREADS": THREADS, "CELLS": CELLS, "COEFFICIENTS": COEFFICIENTS, "PANEL": PANEL, "element": element,
+             "coefficients": coefficients, "loop": loop}
+    spans = "".join(f", reals({name} + at, {name} != 0)" for name in operands)
+    flags = "".join(f", {name} != 0" for name in optional) + ", -0.0" * ("same" in takes)
+    given = ", ".join(f"row[{i}]" for i in range(len(names)))
+    made = ", ".join(f"made[{i}]" for i in range(width))
+    exec(f"""
+def update(w, {", ".join(operands)}, slopes, block_place, block_height, context, row, rows, column, columns):
+    given, bad = numbers(ints(context, CELLS)[COEFFICIENTS], {width}), 0
+    for i in range(thread(), rows * columns, THREADS):
+        at = element(block_place, block_height, row, rows, column, columns, i) * SIZE
+        bad |= loop(1, reals(w + at, 1), reals(slopes + at, 1){spans}, given{flags})
+    return bad
+
+def table(settings, target, update, context, low, high):
+    for step in range(low, high):
+        row = doubles(settings + step * {8 * len(names)}, {len(names)})
+        made = reals(target + step * {width} * SIZE, {width})
+        {made}{"," if width == 1 else ""} = coefficients({given}, update + step)
+    return 0
+""", scope)
+    for function in (scope["update"], scope["table"]):
+        function.__module__ = cpu.__module__
+    block_kernel(cpu, "w", height=PANEL_ROWS, span=PANEL_ROWS)(scope["update"])
+    cpu.table, cpu.settings, cpu.width = kernel(scope["table"], f"{cpu.__name__}_table"), names, width
+
+
+def element(place, height, row, rows, column, columns, i):
+    """The place among all parameters of element i of a rectangle of a block, panel after panel.
+
+    The block begins at `place`, its panels have `height` rows; the rectangle has whole panels, or columns of one.
+    """
+    width = min(columns, PANEL)
+    panel, rest = column // PANEL + i // (rows * width), i % (rows * width)
+    return place + (panel * height + row + rest // width) * PANEL + column % PANEL + rest % width
 
 
 # Reference: (attributes, update, w, gradient, *present states) -> (w, *present states).
@@ -171,3 +258,6 @@ def ratio(numerator, denominator):
 register(Op("sgd", update_shape, _sgd_reference, cpu=sgd, states=("momentum_buffer",)))
 register(Op("asgd", update_shape, _asgd_reference, cpu=asgd, states=("ax",)))
 register(Op("rprop", update_shape, _rprop_reference, cpu=rprop, states=("prev", "step_size")))
+for_cuda(sgd, sgd_coefficients, sgd_loop, ("momentum_buffer",))
+for_cuda(asgd, asgd_coefficients, asgd_loop)
+for_cuda(rprop, rprop_coefficients, rprop_loop)

@@ -7,10 +7,12 @@ threads, and handed to the optimizer. Where a vector is one number for all featu
 
 import numpy as np
 
+from ._block import COLUMNS, THREADS, WARPS, add_lanes, add_threads, block_kernel, blocks, lane, spot, thread, warp
 from ._context import BATCH, CONTEXT, GRADIENT, SCRATCH, ZEROS
+from ._elementwise import SPAN
 from ._jit import kernel
 from ._op import Op, register
-from ._primitives import PANEL, SIZE, call, fma, ints, reals, select
+from ._primitives import PANEL, SIZE, call, fma, ints, real, reals, select
 
 _ROWS = 64  # that are added up by themselves before their sum joins the others
 
@@ -82,8 +84,43 @@ def vector_gradient(name, term, shape, reference):
             status |= update(chain, target, begin, PANEL, onto, context)
         return status
 
+    def sums_cuda(dy, dy_cols, x, w_first, w_cols, gradient, onto, context, row, rows, column, columns):
+        batch = ints(context, CONTEXT)[BATCH]
+        if w_cols == dy_cols:  # features apart, one a warp; what fills up the last panel is none
+            for first in range(column, min(column + columns, dy_cols), WARPS):
+                c, total = first + warp(), real(0.0)
+                for block in blocks(0, batch):
+                    if block * PANEL + lane() < batch and c < dy_cols:
+                        place = (spot(block, dy_cols, c) + lane()) * SIZE
+                        total += term(reals(dy + place, 1)[0], reals(x + place, 1)[0])
+                total = add_lanes(total)
+                if lane() == 0 and c < min(column + columns, dy_cols):
+                    add_to(gradient + (w_first + c) * SIZE, total, onto)
+            for c in range(max(column, dy_cols) + thread(), column + columns, THREADS):
+                add_to(gradient + (w_first + c) * SIZE, 0.0, onto)
+        else:
+            total = real(0.0)
+            for block in blocks(0, batch):
+                count, begin = dy_cols * PANEL, spot(block, dy_cols, 0) * SIZE
+                for i in range(thread(), count, THREADS):
+                    if block * PANEL + lane() < batch:
+                        total += term(reals(dy + begin, count)[i], reals(x + begin, count)[i])
+            total = add_threads(total)
+            for c in range(column + thread(), column + columns, THREADS):
+                add_to(gradient + (w_first + c) * SIZE, select(c == 0, total, 0.0), onto)
+        return 0
+
     sums.__name__ = sums.__qualname__ = name
+    block_kernel(sums, "w", span=COLUMNS)(sums_cuda)
     register(Op(name, shape, reference, cpu=kernel(sums), phase="units", tolerance="product"))
+
+
+def add_to(address, value, onto):
+    """On CUDA, write a number, or add it to what is there."""
+    target = reals(address, 1)
+    if onto:
+        value = target[0] + value
+    target[0] = value
 
 
 def product(dy, x):
@@ -113,6 +150,21 @@ def affine(x, x_panel, w, b, y, y_panel, y_panels, context, low, high):
             target = reals(y + (panel * y_panel + i * PANEL) * SIZE, PANEL)
             for j in range(PANEL):
                 target[j] = fma(source[j], scale[j], shift[j])
+    return 0
+
+
+@block_kernel(affine, "y", span=SPAN)
+def affine_cuda(x, w, b, y, y_cols, context, row, rows, column, columns):
+    """Y = X w + b; Y may be X."""
+    scales = reals(w + column * SIZE, columns)
+    for block in blocks(row, rows):
+        begin, count = spot(block, y_cols, column) * SIZE, columns * PANEL
+        source, target = reals(x + begin, count), reals(y + begin, count)
+        for i in range(thread(), count, THREADS):
+            shift = real(0.0)
+            if b:
+                shift = reals(b + (column + i // PANEL) * SIZE, 1)[0]
+            target[i] = fma(source[i], scales[i // PANEL], shift)
     return 0
 
 
@@ -170,6 +222,32 @@ def prelu_backward(dy, dy_panel, x, x_panel, w, w_cols, dx, dx_panel, dx_panels,
             target = reals(dx + (panel * dx_panel + i * PANEL) * SIZE, PANEL)
             for j in range(PANEL):
                 target[j] = up[j] * select(saved[j] > 0.0, 1.0, slopes[j])
+    return 0
+
+
+@block_kernel(prelu, "y", span=SPAN)
+def prelu_cuda(x, w, w_cols, y, y_cols, context, row, rows, column, columns):
+    """Y = X where X > 0, else w X; Y may be X."""
+    slopes = reals(w, w_cols)
+    for block in blocks(row, rows):
+        begin, count = spot(block, y_cols, column) * SIZE, columns * PANEL
+        source, target = reals(x + begin, count), reals(y + begin, count)
+        for i in range(thread(), count, THREADS):
+            slope = slopes[min(column + i // PANEL, w_cols - 1)]
+            target[i] = source[i] * select(source[i] > 0.0, 1.0, slope)
+    return 0
+
+
+@block_kernel(prelu_backward, "dx", span=SPAN)
+def prelu_backward_cuda(dy, x, w, w_cols, dx, dx_cols, context, row, rows, column, columns):
+    """dX = dY where X > 0, else w dY; dX may be dY."""
+    slopes = reals(w, w_cols)
+    for block in blocks(row, rows):
+        begin, count = spot(block, dx_cols, column) * SIZE, columns * PANEL
+        ups, saved, target = reals(dy + begin, count), reals(x + begin, count), reals(dx + begin, count)
+        for i in range(thread(), count, THREADS):
+            slope = slopes[min(column + i // PANEL, w_cols - 1)]
+            target[i] = ups[i] * select(saved[i] > 0.0, 1.0, slope)
     return 0
 
 

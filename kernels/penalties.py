@@ -6,11 +6,12 @@ l2 * rows. Keras' L2 has no half. |w| has slope 0 at 0.
 
 import numpy as np
 
+from ._block import PANEL_ROWS, THREADS, add_threads, block_kernel, thread
 from ._context import CONTEXT, GRADIENT, SCRATCH
 from ._jit import kernel
 from ._op import Op, register
 from ._primitives import PANEL, SIZE, call, doubles, fma, ints, real, reals, select
-from .optimizers import update_shape
+from .optimizers import element, update_shape
 
 
 @kernel
@@ -52,6 +53,32 @@ def penalty_gradient(w, first, rows, penalized, l1: float, l2: float, chain, con
         slopes[i] += fma(steep, weight, select(weight > 0.0, flat, select(weight < 0.0, -flat, 0.0)))
     if chain:
         return call(ints(chain, 1)[0], chain, context, low, high)
+    return 0
+
+
+@block_kernel(penalty, "w", height=1, span=PANEL_ROWS)
+def penalty_cuda(w, block_height, penalized, l1: float, l2: float, sums, first, context, row, rows, column, columns):
+    """sums[first + i] = penalty of panel i of weights, the first `penalized` of whose rows count; in pairs."""
+    panel, size, total = column // PANEL, penalized * PANEL, real(0.0)
+    weights = reals(w + panel * block_height * PANEL * SIZE, size)
+    for i in range(thread(), size, THREADS):
+        weight = weights[i]
+        total += fma(0.5 * l2 * weight, weight, l1 * abs(weight))
+    total = add_threads(total)
+    if thread() == 0:
+        reals(sums, first + panel + 1)[first + panel] = total
+    return 0
+
+
+@block_kernel(penalty_gradient, "w", height=PANEL_ROWS, span=PANEL_ROWS)
+def penalty_gradient_cuda(w, penalized, l1: float, l2: float, slopes, block_place, block_height, context, row, rows,
+                          column, columns):
+    """g += l1 sign(w) + l2 w for a rectangle of a block of parameters, in its first `penalized` rows."""
+    for i in range(thread(), rows * columns, THREADS):
+        if row + i // PANEL % rows < penalized:
+            at = element(block_place, block_height, row, rows, column, columns, i) * SIZE
+            weight, slope = reals(w + at, 1)[0], reals(slopes + at, 1)
+            slope[0] += fma(l2, weight, select(weight > 0.0, l1, select(weight < 0.0, -l1, 0.0)))
     return 0
 
 

@@ -5,7 +5,9 @@ They work in columns of the worker's scratch: a feature and its partners need no
 
 import numpy as np
 
+from ._block import THREADS, block_kernel, blocks, lane, spot, thread
 from ._context import CONTEXT, SCRATCH
+from ._elementwise import SPAN
 from ._jit import kernel
 from ._op import Op, register
 from ._panels import from_columns, group_rows, group_size, largest_columns, to_columns, whole
@@ -51,6 +53,34 @@ def glu_backward(dy, dy_panel, dy_cols, x, x_panel, dx, dx_panel, dx_cols, conte
                 gate[i] = slope[i] * value[i] * opened * (1.0 - opened)
                 value[i] = slope[i] * opened
         from_columns(z, group, dx_cols, dx + row, dx_panel, context, 0, count)
+    return 0
+
+
+@block_kernel(glu, "y", span=SPAN)
+def glu_cuda(x, x_cols, y, y_cols, context, row, rows, column, columns):
+    """Y = A s(B), X = [A, B]."""
+    for block in blocks(row, rows):
+        count = columns * PANEL
+        values = reals(x + spot(block, x_cols, column) * SIZE, count)
+        gates = reals(x + spot(block, x_cols, column + y_cols) * SIZE, count)
+        target = reals(y + spot(block, y_cols, column) * SIZE, count)
+        for i in range(thread(), count, THREADS):
+            target[i] = values[i] * sigmoid(gates[i])
+    return 0
+
+
+@block_kernel(glu_backward, "dy", span=SPAN)
+def glu_backward_cuda(dy, dy_cols, x, dx, dx_cols, context, row, rows, column, columns):
+    """dA = dY s(B), dB = dY A s(B) (1 - s(B))."""
+    for block in blocks(row, rows):
+        count, ups = columns * PANEL, reals(dy + spot(block, dy_cols, column) * SIZE, columns * PANEL)
+        first, second = spot(block, dx_cols, column) * SIZE, spot(block, dx_cols, column + dy_cols) * SIZE
+        values, gates = reals(x + first, count), reals(x + second, count)
+        of_values, of_gates = reals(dx + first, count), reals(dx + second, count)
+        for i in range(thread(), count, THREADS):
+            opened, value = sigmoid(gates[i]), values[i]
+            of_gates[i] = ups[i] * value * opened * (1.0 - opened)
+            of_values[i] = ups[i] * opened
     return 0
 
 
@@ -121,6 +151,45 @@ def maxout_backward(dy, dy_panel, dy_cols, x, x_panel, dx, dx_panel, dx_cols, co
                     slopes[i] = select(chosen, 0.0, slopes[i])
         from_columns(z, group, dx_cols, dx + row, dx_panel, context, 0, count)
     return 0
+
+
+@block_kernel(maxout, "y", span=SPAN)
+def maxout_cuda(x, x_cols, y, y_cols, context, row, rows, column, columns):
+    """Y = the largest of each x_cols / y_cols features that follow each other, NaN where one is NaN."""
+    pool = x_cols // y_cols
+    for block in blocks(row, rows):
+        given = reals(x + spot(block, x_cols, 0) * SIZE, x_cols * PANEL)
+        target = reals(y + spot(block, y_cols, column) * SIZE, columns * PANEL)
+        for i in range(thread(), columns * PANEL, THREADS):
+            target[i] = largest(given, (column + i // PANEL) * pool, pool)
+    return 0
+
+
+@block_kernel(maxout_backward, "dy", span=SPAN)
+def maxout_backward_cuda(dy, dy_cols, x, dx, dx_cols, context, row, rows, column, columns):
+    """dX = dY at the first largest of each group, 0 elsewhere."""
+    pool = dx_cols // dy_cols
+    for block in blocks(row, rows):
+        begin, count = spot(block, dx_cols, 0) * SIZE, dx_cols * PANEL
+        given, target = reals(x + begin, count), reals(dx + begin, count)
+        ups = reals(dy + spot(block, dy_cols, column) * SIZE, columns * PANEL)
+        for i in range(thread(), columns * PANEL, THREADS):
+            first, slope = (column + i // PANEL) * pool, ups[i]
+            top = largest(given, first, pool)
+            for member in range(first, first + pool):
+                chosen = given[member * PANEL + lane()] == top
+                target[member * PANEL + lane()] = select(chosen, slope, 0.0)
+                slope = select(chosen, 0.0, slope)
+    return 0
+
+
+def largest(numbers, first, count):
+    """On CUDA, the largest of `count` columns of the thread's row, from `first` on; NaN where one is NaN."""
+    top = numbers[first * PANEL + lane()]
+    for c in range(first + 1, first + count):
+        value = numbers[c * PANEL + lane()]
+        top = select((value > top) | (value != value), value, top)
+    return top
 
 
 def _maxout_shape(attributes, x):

@@ -6,6 +6,8 @@ chooses: rrelu(x, x) is the value, rrelu(dy, x) the gradient.
 
 import numpy as np
 
+from ._block import THREADS, block_kernel, blocks, lane, spot, thread
+from ._elementwise import SPAN
 from ._jit import kernel
 from ._op import Op, register
 from ._primitives import PANEL, SIZE, real, reals, select, uniform
@@ -25,6 +27,19 @@ def rrelu(y, y_panel, x, x_panel, z, z_panel, z_panels, lower: float, upper: flo
             for j in range(PANEL):
                 a = least + width * uniform(row, panel * PANEL + j)
                 target[j] = source[j] * select(chosen[j] > 0.0, 1.0, a)
+    return 0
+
+
+@block_kernel(rrelu, "z", span=SPAN)
+def rrelu_cuda(y, x, z, z_cols, lower: float, upper: float, place, key, context, row, rows, column, columns):
+    """Z = Y where X > 0, else a Y; Z may be Y."""
+    for block in blocks(row, rows):
+        begin, count = spot(block, z_cols, column) * SIZE, columns * PANEL
+        source, chosen, target = reals(y + begin, count), reals(x + begin, count), reals(z + begin, count)
+        own = row_key(key, place, context, block * PANEL + lane())
+        for i in range(thread(), count, THREADS):
+            a = lower + (upper - lower) * uniform(own, column + i // PANEL)
+            target[i] = source[i] * select(chosen[i] > 0.0, 1.0, a)
     return 0
 
 

@@ -6,11 +6,12 @@ log_softmax:  y_i = (x_i - m) - log sum_j exp(x_j - m),        dx_i = dy_i - exp
 
 import numpy as np
 
+from ._block import WARPS, add_warps, block_kernel, blocks, lane, largest_of_warps, spot, warp
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, one_shape, register, same_shape
 from ._panels import BLOCK, add_columns, from_columns, group_rows, group_size, max_columns, to_columns, whole
-from ._primitives import LANES, PANEL, SIZE, copy, ints, reals
+from ._primitives import LANES, PANEL, SIZE, copy, ints, real, reals
 from ._rows import (
     BLOCK_ROWS,
     added_line,
@@ -24,6 +25,8 @@ from ._rows import (
 )
 from .elementary import exp, log
 from .exponential import RAISED, exp_raised
+
+_INFINITY = float("inf")
 
 
 @kernel
@@ -135,7 +138,20 @@ def _backward_kernel(name, term, slope):
             from_columns(up, group, dx_cols, dx + row, dx_panel, context, 0, count)
         return 0
 
-    return kernel(backward, name)
+    def backward_cuda(dy, y, dx, dx_cols, context, row, rows, column, columns):
+        for block in blocks(row, rows):
+            begin, count, total = spot(block, dx_cols, 0) * SIZE, dx_cols * PANEL, real(0.0)
+            ups, ys, target = reals(dy + begin, count), reals(y + begin, count), reals(dx + begin, count)
+            for c in range(warp(), dx_cols, WARPS):
+                total += term(ups[c * PANEL + lane()], ys[c * PANEL + lane()])
+            total = add_warps(total)
+            for c in range(warp(), dx_cols, WARPS):
+                target[c * PANEL + lane()] = slope(ups[c * PANEL + lane()], ys[c * PANEL + lane()], total)
+        return 0
+
+    backward = kernel(backward, name)
+    block_kernel(backward, "dx")(backward_cuda)
+    return backward
 
 
 def _wide_backward_kernel(name, term, slope):
@@ -170,6 +186,53 @@ def _wide_backward_kernel(name, term, slope):
         return 0
 
     return kernel(backward, name)
+
+
+# On CUDA a thread takes some columns of one row, and a row's threads exchange what they found.
+
+
+def largest_of_row(numbers, cols):
+    """The largest number of the thread's row, of a block with `cols` columns; NaN where one is NaN."""
+    top = -_INFINITY
+    for c in range(warp(), cols, WARPS):
+        value = numbers[c * PANEL + lane()]
+        if value > top or value != value:
+            top = value
+    return largest_of_warps(top)
+
+
+def powers_of_row(numbers, cols, top):
+    """The sum of exp(x - top) over the numbers x of the thread's row, `exp_raised`."""
+    total = real(0.0)
+    for c in range(warp(), cols, WARPS):
+        total += exp_raised(numbers[c * PANEL + lane()] - top)
+    return add_warps(total)
+
+
+@block_kernel(softmax_forward, "y")
+def softmax_cuda(x, y, y_cols, context, row, rows, column, columns):
+    """Softmax over each row; y may be x."""
+    for block in blocks(row, rows):
+        begin, count = spot(block, y_cols, 0) * SIZE, y_cols * PANEL
+        given, target = reals(x + begin, count), reals(y + begin, count)
+        top = largest_of_row(given, y_cols)
+        total = powers_of_row(given, y_cols, top)
+        for c in range(warp(), y_cols, WARPS):
+            target[c * PANEL + lane()] = exp_raised(given[c * PANEL + lane()] - top) / total
+    return 0
+
+
+@block_kernel(log_softmax_forward, "y")
+def log_softmax_cuda(x, y, y_cols, context, row, rows, column, columns):
+    """Logarithm of softmax over each row; y may be x."""
+    for block in blocks(row, rows):
+        begin, count = spot(block, y_cols, 0) * SIZE, y_cols * PANEL
+        given, target = reals(x + begin, count), reals(y + begin, count)
+        top = largest_of_row(given, y_cols)
+        shift = log(powers_of_row(given, y_cols, top) * RAISED[0])
+        for c in range(warp(), y_cols, WARPS):
+            target[c * PANEL + lane()] = given[c * PANEL + lane()] - top - shift
+    return 0
 
 
 def exp_columns(z, stride, columns, rows, top, total, block, keep):

@@ -1,5 +1,11 @@
 """What several test files share: the dtypes, ways to run a trainer, and a worker to call single kernels with."""
 
+import os
+
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")  # before hotloop is imported; 0 where a device is to be tested
+
+import sys
+
 import hypothesis
 import numpy as np
 import pytest
@@ -22,6 +28,7 @@ class Fixed(Pace):
         pass
 
 
+sys.setswitchinterval(1e-4)  # threads of the simulator wait for each other
 # The nets of the tests are worth one worker: let those that ask for more have them.
 cpu_backend._Bound.pace = lambda self, threads, *load: (
     PACE(self, threads, *load) if threads is None else Fixed(min(threads, self.most), threads))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hotloop import cuda_backend
 from hotloop.autodiff import differentiate
 from hotloop.cpu_backend import CpuBackend, layout
 from hotloop.graph import Graph
@@ -15,6 +16,7 @@ from hotloop.plan import plan
 from hotloop.program import Buffer
 
 BACKENDS = {"cpu": CpuBackend, "numpy": NumpyBackend}
+EVERY = BACKENDS | {"cuda": cuda_backend.CudaBackend}
 ACTIVATIONS = tuple(activations.ACTIVATIONS)  # tests enter others later
 SOFTMAXES = ("softmax", "log_softmax")
 ROWWISE = [f"{name}{end}" for name in (*ACTIVATIONS, *SOFTMAXES) for end in ("", "_backward")] + ["add"]
@@ -35,11 +37,12 @@ class Machine:
 
     def __init__(self, backend, dtype, graph, rows, parameters=None, apart=None, prediction=None, **goals):
         self.backend, self.dtype, self.rows, self.apart = backend, np.dtype(dtype), rows, apart
-        self.program = plan(graph, layout(dtype), keep_gradient=bool(goals.get("gradients")), settings={"key": 7},
+        lay = cuda_backend.layout if backend == "cuda" else layout
+        self.program = plan(graph, lay(dtype), keep_gradient=bool(goals.get("gradients")), settings={"key": 7},
                             predictions={} if prediction is None else {"prediction": prediction}, **goals)
         if apart:
             self._separate()
-        self.executor = BACKENDS[backend](self.dtype)
+        self.executor = EVERY[backend](self.dtype)
         self.executor.prepare(self.program, rows)
         self.write(parameters or {})
 
@@ -75,9 +78,13 @@ class Machine:
         return prediction
 
     def _run(self, program, x, y, batch, weights):
+        first = program.elements * self.dtype.itemsize
         if self.backend == "cpu":
-            self.executor.lasting[program.elements * self.dtype.itemsize :] = 0xFF
+            self.executor.lasting[first:] = 0xFF
             self.executor.working[:] = 0xFF
+        if self.backend == "cuda":
+            self.executor.lasting.write(np.full(self.executor.lasting.size - first, 0xFF, np.uint8), first)
+            self.executor.working.write(np.full(self.executor.working.size, 0xFF, np.uint8))
         arrays = {"x": np.array(x, self.dtype)}
         if y is not None:
             arrays["y"] = np.array(y, np.int64 if np.asarray(y).dtype.kind == "i" else self.dtype)
@@ -94,7 +101,7 @@ class Machine:
 
     def _others(self):
         """The arena's bytes, results of the instruction `apart` blanked."""
-        lasting, working = self.executor.lasting.copy(), self.executor.working.copy()
+        lasting, working = (self._bytes(part) for part in (self.executor.lasting, self.executor.working))
         places, size = self.program.place(self.rows)
         for buffer in self.results:
             working[places[buffer] : min(place for place in (*places.values(), size) if place > places[buffer])] = 0
@@ -103,11 +110,19 @@ class Machine:
         return lasting.tobytes() + working.tobytes()
 
 
-def in_place_and_apart(op, *arguments, **goals):
+    def _bytes(self, part):
+        if self.backend == "cpu":
+            return part.copy()
+        found = np.empty(part.size, np.uint8)
+        part.read(found)
+        return found
+
+
+def in_place_and_apart(op, *arguments, backend="cpu", **goals):
     """Two machines: the plan's own, and one where `op` stands apart; the second compiles nothing."""
-    yield Machine("cpu", *arguments, **goals)
+    yield Machine(backend, *arguments, **goals)
     compiled = len(_jit.compiled)
-    yield Machine("cpu", *arguments, apart=op, **goals)
+    yield Machine(backend, *arguments, apart=op, **goals)
     assert len(_jit.compiled) == compiled
 
 

@@ -5,9 +5,9 @@ import functools
 import itertools
 import re
 import struct
-import types
 
 import llvmlite.binding as llvm
+import numba
 import numpy as np
 import pytest
 from freeze_torch import activation_layers
@@ -16,6 +16,7 @@ from tolerances import close
 import hotloop as hl
 from hotloop.kernels import OPS, _compile, _jit, _primitives, _rows, dropout, features, losses, walk
 from hotloop.kernels._lowering import Lowering
+from hotloop.kernels._specialize import Specializer
 from hotloop.kernels._target import host
 
 KERNELS = [function for function in _jit.kernels if function.__module__.startswith("hotloop.")]
@@ -26,7 +27,8 @@ CALLBACK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 5)
 
 def specialised(function, dtype):
     bindings = host().bindings(dtype)
-    return _compile._Specializer(bindings, Lowering(bindings, False), dtype).bind(function)
+    return Specializer(bindings, Lowering(bindings, False), dtype, numba.njit(**_compile._HELPER),
+                       _compile._external).bind(function)
 
 
 # Precision
@@ -90,17 +92,6 @@ def symbols(code):
 # Plain Python
 
 
-class Plain(_compile._Specializer):
-    """Binds kernels, helpers and primitives alike to plain Python functions."""
-
-    def _value(self, name, value):
-        if not isinstance(value, types.FunctionType):
-            return super()._value(name, value)
-        if value not in self.made:
-            self.made[value] = self.bind(value)
-        return self.made[value]
-
-
 @pytest.fixture
 def run_plain(monkeypatch):
     """Makes backends run kernels as plain Python from the call on; returns the set that those called go to."""
@@ -114,7 +105,7 @@ def run_plain(monkeypatch):
     def python(function, dtype):
         bindings = host().bindings(dtype) | getattr(function, "bound", {})
         bindings["FUSED"] = False  # plain Python rounds twice
-        run, names = Plain(bindings, None, dtype).bind(function), _jit.operands(function)
+        run, names = Specializer(bindings, {}, dtype, lambda helper: helper).bind(function), _jit.operands(function)
 
         def call(row, *common):
             called.add(function)

@@ -7,7 +7,7 @@ from tolerances import close
 from hotloop.cpu_backend import layout
 from hotloop.kernels import OPS, _jit
 from hotloop.kernels._target import host
-from hotloop.kernels.normalization import track_moments
+from hotloop.kernels.batch_norm import track_moments
 
 # The operands of each op: "x" batch values of all features, "y" of those that pooling leaves, "w" a vector, "1" a
 # single number for all features, "m" two vectors, the second positive.

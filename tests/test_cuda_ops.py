@@ -1,0 +1,151 @@
+"""Kernels for CUDA devices against the references, op by op: in Numba's simulator, or on a device where there is one.
+
+The simulator checks every index; shapes are small, but cross blocks of 32 rows and tiles.
+"""
+
+import numpy as np
+import pytest
+from machine import (
+    DENSE,
+    ROWWISE,
+    SOFTMAXES,
+    Machine,
+    fitted,
+    in_place_and_apart,
+    loss_graph,
+    prediction_and_target,
+)
+from test_layer_ops import OPERANDS, draw, scale_of
+from test_ops import CHANGES, cases, divisor, magnitude, rowwise_inputs
+from test_updates import UPDATES
+from tolerances import close
+
+from hotloop.graph import Graph
+from hotloop.kernels import OPS
+from hotloop.kernels._block import BLOCK_KERNELS
+from hotloop.kernels.losses import LOSSES
+
+BOTH = [((33, 5), "float32"), ((3, 33), "float64")]
+forms = pytest.mark.parametrize(("shape", "dtype"), BOTH, ids=str)
+ELSEWHERE = {"track_moments", "batch_moments", "batch_norm_sums"}  # in whole networks: see test_cuda_networks
+
+
+def test_every_op_is_tested():
+    known = {*ROWWISE, *DENSE, *OPERANDS, *UPDATES, *CHANGES, *LOSSES, *(f"{name}_backward" for name in LOSSES)}
+    for name in known & set(OPS):
+        assert OPS[name].cpu is None or hasattr(OPS[name].cpu, "cuda"), name
+    assert all(function.__doc__ or "<locals>" in function.__qualname__ or function.__name__ == "update"
+               for function in BLOCK_KERNELS)
+
+
+@pytest.mark.parametrize(("name", "case"), cases(ROWWISE))
+@forms
+def test_rowwise(name, case, shape, dtype):
+    op, (rows, cols), dtype = OPS[name], shape, np.dtype(dtype)
+    inputs = rowwise_inputs(name, case, shape, dtype)
+    graph = Graph()
+    nodes = [graph.input("x", (None, cols)), graph.target("y", (None, cols))][: len(inputs)]
+    node = graph.apply(name, *nodes, **case)
+    expected = op.reference(case, *(value.astype(np.float64) for value in inputs))
+    terms, scale = 1, abs(inputs[0])
+    if op.tolerance == "row":
+        terms, scale = cols, None if name in SOFTMAXES else scale.max(-1, keepdims=True)
+    for machine in in_place_and_apart(name, dtype, graph, rows, backend="cuda", prediction=node):
+        close(machine(*inputs), expected, dtype, op.tolerance, terms, scale)
+
+
+@pytest.mark.parametrize(("name", "case"), cases(sorted(LOSSES)))
+@forms
+def test_losses(name, case, shape, dtype):
+    (rows, cols), case, dtype = shape, fitted(case, shape[1]), np.dtype(dtype)
+    x, y, weights = prediction_and_target(name, case, shape, dtype)
+    weights = weights if rows < cols else None
+    graph, node, *slope = loss_graph(name, cols, case, weights is not None)
+    exact = [value.astype(np.float64) if value is not None and value.dtype == dtype else value
+             for value in (x, y, weights)]
+    largest, count = magnitude(name, case, exact), divisor(name, case, exact)
+    machine = Machine("cuda", dtype, graph, rows, loss=node, **({"prediction": slope[0]} if slope else {}))
+    found = machine(x, y, weights=weights)
+    if slope:
+        expected = OPS[slope[0].op].reference(case, 1.0, *exact)
+        close(found, expected, dtype, OPS[slope[0].op].tolerance, cols, largest[:, None] / count)
+    loss = OPS[name].reference(case, *exact)
+    close(machine.losses, [loss], dtype, OPS[name].tolerance, cols * rows, abs(loss) + largest.sum() / count)
+
+
+@pytest.mark.parametrize(("sizes", "dtype"), [((33, 33, 33), "float32"), ((70, 5, 65), "float32"),
+                                              ((3, 70, 2), "float64"), ((1, 1, 1), "float64")], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_dense(sizes, dtype, bias):
+    """The forward op, and the gradients of input, weight and bias; each element is one chain of multiply-adds."""
+    rows, inputs, outputs = sizes
+    generator = np.random.default_rng(rows)
+    shapes = {"x": (rows, inputs), "y": (rows, outputs), "w": (outputs, inputs), "b": (outputs,)}
+    values = {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    graph = Graph()
+    x, dy = graph.input("x", (None, inputs)), graph.target("y", (None, outputs))
+    w, *b = [graph.parameter(name, shape=shapes[name]) for name in ("w", "b")][: 1 + bias]
+    y, dx = graph.apply("dense", x, w, *b), graph.apply("dense_input_gradient", dy, w)
+    gradients = {w: graph.apply("dense_weight_gradient", x, dy)} | {
+        node: graph.apply("dense_bias_gradient", dy) for node in b}
+
+    def check(actual, node, terms):
+        operands = [values[operand.name].astype(np.float64) for operand in node.inputs]
+        scale = OPS[node.op].reference({}, *map(abs, operands))
+        close(actual, OPS[node.op].reference({}, *operands), dtype, OPS[node.op].tolerance, terms, scale)
+
+    parameters = {node.name: values[node.name] for node in (w, *b)}
+    check(Machine("cuda", dtype, graph, rows, parameters, prediction=y)(values["x"]), y, inputs + 1)
+    machine = Machine("cuda", dtype, graph, rows, parameters, prediction=dx, gradients=gradients)
+    check(machine(values["x"], values["y"]), dx, outputs)
+    for parameter, node in gradients.items():
+        check(machine.gradient(parameter), node, rows)
+
+
+LAYER_CASES = [(name, case, form) for name, form in OPERANDS.items() if name not in ELSEWHERE
+               for case in OPS[name].cases] + [("affine", {}, "xw"), ("prelu", {}, "x1"), ("prelu_backward", {}, "xx1"),
+                                               ("prelu_weight_gradient", {}, "xx1")]
+
+
+@pytest.mark.parametrize(("name", "case", "form"), LAYER_CASES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype"), [((33, 10), "float32"), ((3, 70), "float64")], ids=str)
+def test_layers(name, case, form, shape, dtype):
+    """Normalization, vectors, random numbers and pooling."""
+    (rows, cols), generator, op, dtype = shape, np.random.default_rng(sum(shape)), OPS[name], np.dtype(dtype)
+    pool = 2 if name.startswith("glu") else case.get("pool", 1)
+    graph, nodes, arrays, parameters, operands = Graph(), [], {}, {}, []
+    for letter in form:
+        if letter == "k":
+            nodes.append(graph.key())
+            operands.append((7, 1))  # the machine's seed, and the first update
+        elif letter == "m":
+            made = ["batch_norm_sums", *nodes] if "m" in form[: len(nodes)] else ["batch_moments", nodes[0]]
+            node = graph.apply(made[0], *made[1:3])
+            nodes.append(node)
+            operands.append(OPS[node.op].reference({}, *operands[:2][: len(node.inputs)]))
+        else:
+            value = draw(generator, letter, shape, cols // pool, dtype)
+            place = f"w{len(parameters)}" if value.ndim == 1 else "xy"[len(arrays)]
+            if value.ndim == 1:
+                parameters[place] = value
+                nodes.append(graph.parameter(place, shape=value.shape))
+            else:
+                arrays[place] = value
+                nodes.append((graph.input if place == "x" else graph.target)(place, (None, value.shape[1])))
+            operands.append(value.astype(np.float64))
+    node = graph.apply(name, *nodes, **case)
+    expected = op.reference(case, *operands)
+    scale = scale_of(name, case, [value for value in operands if isinstance(value, np.ndarray)], expected)
+    goals = {"prediction": node}
+    if name.endswith("_gradient"):
+        parameter = next((other for other in nodes if other.op == "parameter"), None)
+        if parameter is None:
+            parameter = graph.parameter("w", shape=(cols,))
+        goals = {"gradients": {parameter: node}}
+    machine = Machine("cuda", dtype, graph, rows, parameters, **goals)
+    found = machine(*arrays.values())
+    if "gradients" in goals:
+        found = machine.gradient(parameter)
+    close(found, expected, dtype, op.tolerance, max(shape), scale)
+
+
