@@ -3,7 +3,7 @@ BIN = .venv/bin
 
 CASES = computation_graphs descent stochastic_descent backpropagation training_loop regression_and_classification
 
-.PHONY: train examples figures test test-oldest bench peers lint
+.PHONY: train examples figures test test-oldest test-gpu bench peers peers-gpu lint
 .NOTPARALLEL:
 
 train: .venv/.examples
@@ -24,6 +24,26 @@ test-oldest:
 	sed -n 's/^dependencies = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr ',' '\n' | sed 's/>=/==/' > build/oldest/versions
 	build/oldest/bin/pip install -qq --disable-pip-version-check -c build/oldest/versions -e '.[test]'
 	build/oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# The CUDA tests on a device, not in the simulator; CUDA is the driver's version, 12 or 13.
+CUDA = 12
+GPU = build/gpu/bin
+
+test-gpu: build/gpu/.cuda$(CUDA)
+	NUMBA_ENABLE_CUDASIM=0 $(GPU)/python -m pytest tests/test_cuda_ops.py tests/test_cuda_networks.py \
+		tests/test_cuda_arrays.py tests/test_cuda_graphs.py
+	$(if $(shell command -v compute-sanitizer),,@echo "compute-sanitizer is not installed: nothing more is checked")
+	$(if $(shell command -v compute-sanitizer),compute-sanitizer --error-exitcode 1 $(GPU)/python tests/sanitized.py)
+
+# Beside torch and JAX, if they are there: install those builds that know the device into build/gpu first.
+peers-gpu: build/gpu/.cuda$(CUDA)
+	$(GPU)/python -m asv_benchmarks.peers --device --json build/peers-gpu.json \
+		--only tiny,small,mnist,mid,large,4096-4096-4096-4096@4096
+
+build/gpu/.cuda%: pyproject.toml
+	$(PYTHON) -m venv build/gpu
+	$(GPU)/pip install -qq --disable-pip-version-check -e '.[checks,cuda$*]'
+	touch $@
 
 bench: .venv/.bench
 	$(BIN)/python -m asv_benchmarks.peers --quick

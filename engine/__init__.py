@@ -45,7 +45,7 @@ from .callbacks import Callback, ProgressBar
 from .checkpoint import load, save
 from .class_losses import CrossEntropyLoss, MultiLabelMarginLoss, MultiMarginLoss, NLLLoss, ZeroOneLoss
 from .custom import operation
-from .errors import NonFiniteError
+from .errors import DeviceError, NonFiniteError
 from .formula_losses import FormulaLoss, GaussianNLLLoss, custom_loss
 from .functions import (
     absolute,
@@ -134,7 +134,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ASGD", "CELU", "ELU", "GELU", "GLU", "LBFGS", "SELU", "SGD", "Activation", "Adadelta", "Adagrad", "Adam",
     "AdamW", "Adamax", "BCELoss", "BCEWithLogitsLoss", "BatchNorm1d", "Callback", "ChainedScheduler", "ConstantLR",
-    "CosineAnnealingLR", "CrossEntropyLoss", "Dense", "Descent", "Dropout", "ExponentialLR", "ExponentialLoss",
+    "CosineAnnealingLR", "CrossEntropyLoss", "Dense", "Descent", "DeviceError", "Dropout", "ExponentialLR",
+    "ExponentialLoss",
     "FormulaLoss", "GaussianNLLLoss", "GradientError", "Graph", "GraphProgram", "HalfMSELoss", "Hardshrink",
     "Hardsigmoid", "Hardswish", "Hardtanh", "HingeEmbeddingLoss", "HingeLoss", "History", "HuberLoss", "Identity",
     "InverseScalingLR", "KLDivLoss", "L1Loss", "Layer", "LayerNorm", "LeakyReLU", "LinearLR", "Lion", "LogCoshLoss",

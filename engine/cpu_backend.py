@@ -74,6 +74,9 @@ class CpuBackend(Arena):
         self._bound = {}
         self.briefs.clear()
 
+    def hold(self, arrays):
+        """Nothing to hold: kernels read the caller's arrays."""
+
     def permute(self, seed, epoch, order):
         """Write the order of an epoch's rows, int64: the numpy backend's."""
         permute(seed, epoch, order, self.dtype)

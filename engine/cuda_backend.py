@@ -1,5 +1,7 @@
 """The cuda backend: binds a program to a device's memory as a table of numbers and launches its kernels."""
 
+from itertools import groupby
+
 import numpy as np
 
 from hotloop.kernels import OPS, _cuda, _jit, _steps
@@ -7,11 +9,16 @@ from hotloop.kernels._block import operands
 
 from .arena import Arena, region_number
 from .cpu_backend import ahead, bits
+from .device_arrays import DeviceArray, taken
 from .order import permute
 from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
+from .streamed import Streamed
 
 _ENOUGH = 2  # rectangles for each multiprocessor that larger ones must leave
+_MOST = 0.5  # of the device's free memory that data may take; what is larger goes there in pieces
+_SMALL = 2e6  # floating-point operations of PANEL rows up to which blocks stay on the device: not measured yet
+_PHASES = {"rows": _cuda.ROWS_PHASE, "units": _cuda.UNITS_PHASE}
 
 
 def layout(dtype):
@@ -69,6 +76,11 @@ class CudaBackend(Arena):
         """Overwrite numbers of the arena's lasting part."""
         self.lasting.write(numbers, first * self.dtype.itemsize)
 
+    def parameter(self, program, name):
+        """A parameter as a new DeviceArray."""
+        block = next(block for block in program.blocks if name in block.shapes())
+        return taken(self.lasting.address + block.first * self.dtype.itemsize, block, name, self.dtype)
+
     def hold(self, arrays):
         """Keep these arrays, by name, on the device: they do not change until the next call of this method."""
         self._held = arrays
@@ -77,18 +89,31 @@ class CudaBackend(Arena):
     def run(self, program, arrays, *, steps, start, rows, batch, update=1, strict=True):
         """Run `steps` steps as `CpuBackend.run` does."""
         bound, given = self.bind(program), {}
+        if pieces := self._pieces(program, bound, arrays, batch):
+            return Streamed(bound, arrays, batch, pieces).run(steps, start, rows, update, strict)
         for name in bound.externals:
             array = arrays.get(name) if name == "order" else arrays[name]
             given[name] = self._on_device(name, array)
-        outcome = bound.run(given, ahead(arrays, rows), steps, start, rows, batch, update, strict)
+        bound.start(given, ahead(arrays, rows), steps, start, rows, batch, update, strict, program.settings)
+        outcome = bound.finish()
         for name in program.predictions:
-            given[name].read(arrays[name])
+            if not isinstance(arrays[name], DeviceArray):
+                given[name].read(arrays[name])
         return outcome
+
+    def _pieces(self, program, bound, arrays, batch):
+        """0 for data that the device has room for; else the most batches that go there at once."""
+        new = {name: arrays[name] for name in bound.externals if name != "order" and name not in self._resident
+               and not isinstance(arrays[name], DeviceArray)}
+        if sum(array.nbytes for array in new.values()) <= _MOST * (room := _cuda.free()):
+            return 0
+        each = sum(array[:1].nbytes for array in new.values()) * batch
+        return max(1, int(_MOST * room / 2 / each))
 
     def _on_device(self, name, array):
         """The memory of an array: as it was held, or a copy."""
-        if array is None:
-            return None
+        if array is None or isinstance(array, DeviceArray):
+            return array
         if self._held.get(name) is array and name in self._resident:
             return self._resident[name]
         memory = _cuda.Memory(array.nbytes)
@@ -99,7 +124,11 @@ class CudaBackend(Arena):
 
 
 class _Bound:
-    """A program's table in the device's memory, and what launches its rows."""
+    """A program's table in the device's memory, and what runs it there.
+
+    A small program is one kernel, whose blocks stay on the device and meet between phases (`_cuda.walker`); the others
+    are a kernel for each instruction, which are recorded once and replayed for each step.
+    """
 
     def __init__(self, program, lasting, working, capacity):
         self.program, self.lasting, self.working, self.capacity = program, lasting, working, capacity
@@ -110,57 +139,87 @@ class _Bound:
         self.keeps_loss = bool(each)
         if each:
             steps.insert(each[-1] + 1, _once("keep_loss", _steps.keep_loss))
-        chains = [[instruction, *instruction.chained()] for instruction in steps]
-        self.updates = next((part for chain in chains for part in chain if OPS.get(part.op) and OPS[part.op].states),
-                            None)
+        self.steps = steps
+        self.parts = [*steps, *(part for instruction in steps for part in instruction.chained())]
+        self.hosts = {part: host for host in steps for part in (host, *host.chained())}
+        self.updates = next((part for part in self.parts if part.op in OPS and OPS[part.op].states), None)
+        self.persistent = program.flops * program.layout.panel <= _SMALL
+        self.kernels = {part: self._sized(part) if part in steps else part.kernel for part in self.parts}
         self.externals = {}  # by name: the places in the table that hold an array's address
         self.scalars, self.constants = [], []  # (place in the table, name); memory of arrays in the table
-        width = _cuda.HEAD + max(len(operands(part.kernel)) for chain in chains for part in chain)
-        self.table = np.zeros((sum(map(len, chains)), width), np.int64)
+        width = _cuda.HEAD + max(len(operands(kernel)) for kernel in self.kernels.values())
+        self.table = np.zeros((len(self.parts), width), np.int64)
         self.memory = _cuda.Memory(self.table.nbytes)
-        self.context = _cuda.Memory(_steps.CONTEXT * 8)
-        self.launches, number = [], 0  # (kernel, grid, bytes that a block shares, address of the row)
-        for chain in chains:
-            self._launch(chain, number)
-            number += len(chain)
+        self.shapes = {host: self._shape(host) for host in steps}  # rows, None for the batch's, and columns
+        for number, part in enumerate(self.parts):
+            self._fill(part, number)
         self.coefficients = _cuda.Memory(0)
+        if self.persistent:
+            self._make_walk()
+        else:
+            self._make_launches()
 
-    def _launch(self, chain, number):
-        """Fill the rows of an instruction and those chained to it, and find out how it is launched."""
-        host, dtype = chain[0], self.dtype
-        kernel, shape = self._sized(host)
-        rows, columns = shape
-        height, span = kernel.height, kernel.span or columns
-        kernels = [kernel, *(part.kernel for part in chain[1:])]
-        for place, (part, function) in enumerate(zip(chain, kernels, strict=True)):
-            row = self.table[number + place]
-            last = place + 1 == len(chain)
-            row[: _cuda.HEAD] = (function.kind, 0 if rows is None else rows, height, columns, span,
-                                 0 if last else self._row(number + place + 1))
-            for cell, name in enumerate(operands(function), _cuda.HEAD):
-                real = function.__annotations__.get(name) is float
-                row[cell] = self._value(part, host, name, (number + place) * self.table.shape[1] + cell, real)
-        most = self.capacity if rows is None else rows
-        grid = max(1, -(-most // height)), max(1, -(-columns // span))
-        near = max(function.near for function in kernels) * dtype.itemsize
-        functions = tuple(sorted(set(kernels), key=lambda function: function.kind))
-        self.launches.append((_cuda.launcher(functions, dtype), grid, near, self._row(number)))
+    def _fill(self, part, number):
+        """Fill the row of an instruction."""
+        host, function, row = self.hosts[part], self.kernels[part], self.table[number]
+        rows, columns = self.shapes[host]
+        kernel = self.kernels[host]
+        chain = part.operands.get("chain")
+        row[: _cuda.HEAD] = (function.kind, rows or 0, kernel.height, columns, kernel.span or columns,
+                             0 if chain is None else self._row(chain))
+        for cell, name in enumerate(operands(function), _cuda.HEAD):
+            real = function.__annotations__.get(name) is float
+            row[cell] = self._value(part, host, name, number * self.table.shape[1] + cell, real)
 
-    def _row(self, number):
-        return self.memory.address + number * self.table.shape[1] * 8
+    def _row(self, part):
+        """Where the row of an instruction stands on the device."""
+        return self.memory.address + self.parts.index(part) * self.table.shape[1] * 8
+
+    def _grid(self, host):
+        """Rectangles of an instruction, down and across."""
+        rows, columns = self.shapes[host]
+        kernel = self.kernels[host]
+        return max(1, -(-(rows or self.capacity) // kernel.height)), max(1, -(-columns // (kernel.span or columns)))
+
+    def _make_launches(self):
+        self.context, self.launches = _cuda.Memory(_steps.CONTEXT * 8), []
+        for host in self.steps:
+            kernels = [self.kernels[part] for part in (host, *host.chained())]
+            self.launches.append((_cuda.launcher(_ordered(kernels), self.dtype), self._grid(host), self._near(kernels),
+                                  self._row(host), self.context.address))
+        self.recorded = None
+
+    def _make_walk(self):
+        kernels = self.kernels.values()
+        self.walk = _cuda.walker(_ordered(kernels), self.dtype)
+        self.near = self._near(kernels)
+        phases, most = [], 1
+        for (_, kind), group in groupby(self.steps, lambda host: (host.stage, _PHASES.get(host.phase, _cuda.EACH))):
+            hosts = list(group)
+            phases.append((kind, self._row(hosts[0]), len(hosts)))
+            grids = [self._grid(host) for host in hosts]
+            if kind == _cuda.ROWS_PHASE:
+                most = max(most, grids[0][0])
+            elif kind == _cuda.UNITS_PHASE:
+                most = max(most, sum(down * across for down, across in grids))
+        self.blocks = _cuda.walkers(self.walk, self.near, most)
+        self.phases = _cuda.Memory(len(phases) * _cuda.PHASE * 8)
+        self.phases.write(np.array(phases, np.int64))
+        self.phase_count = len(phases)
+        self.context, self.flaw = _cuda.Memory(self.blocks * _steps.CONTEXT * 8), _cuda.Memory(8)
+
+    def _near(self, kernels):
+        return max(function.near for function in kernels) * self.dtype.itemsize
 
     def _sized(self, instruction):
-        """The kernel of an instruction, in the largest rectangles that leave the device enough of them, and its shape.
-
-        The shape is rows, None for the batch's, and columns.
-        """
+        """The kernel of an instruction, in the largest rectangles that leave the device enough of them."""
         kernel = instruction.kernel
-        shape = self._shape(instruction)
-        for larger in getattr(kernel, "larger", ()):
-            rows = self.capacity if shape[0] is None else shape[0]
-            if rows // larger.height * (shape[1] // larger.span) >= _ENOUGH * _cuda.processors():
-                return larger, shape
-        return kernel, shape
+        if not self.persistent:
+            for larger in getattr(kernel, "larger", ()):
+                rows, columns = self._shape(instruction)
+                if (rows or self.capacity) // larger.height * (columns // larger.span) >= _ENOUGH * _cuda.processors():
+                    return larger
+        return kernel
 
     def _shape(self, instruction):
         over = instruction.kernel.over
@@ -223,27 +282,29 @@ class _Bound:
         cell.view(self.dtype)[0] = value
         return int(cell[0])
 
-    def run(self, given, ahead, steps, start, rows, batch, update, strict):
-        settings, table = self.program.settings, self.table.reshape(-1)
+    def start(self, given, ahead, steps, start, rows, batch, update, strict, settings):
+        """Have the device begin a run, on arrays there by name; `finish` waits for it."""
+        table = self.table.reshape(-1)
         for name, cells in self.externals.items():
             table[cells] = 0 if given[name] is None else given[name].address
         for cell, name in self.scalars:
             table[cell] = bits(settings[name])
         self.memory.write(self.table)
-        losses = _cuda.Memory(steps * self.dtype.itemsize if self.keeps_loss else 0)
+        self.losses = losses = _cuda.Memory(steps * self.dtype.itemsize if self.keeps_loss else 0)
+        self.count = steps
         width = self._make_coefficients(settings, steps, update)
         cells = np.zeros(_steps.CONTEXT, np.int64)
         cells[[_steps.MOST, _steps.TOTAL, _steps.AHEAD, _steps.NEXT, _steps.FIRST_UPDATE, _steps.STRICT, _steps.LOSSES,
                _steps.TABLE, _steps.WIDTH]] = (batch, rows, ahead, start, update, strict, losses.address,
                                                self.coefficients.address, width)
-        self.context.write(cells)
-        for _ in range(steps):
-            for kernel, grid, near, row in self.launches:
-                _cuda.launch(kernel, grid, near, row, self.context.address)
+        self._go(cells, steps)
+
+    def finish(self):
+        """The outcome of the run that was started, when it is over."""
+        cells, found = np.zeros(_steps.CONTEXT, np.int64), np.zeros(self.count, self.dtype)
         self.context.read(cells)
-        found = np.zeros(steps, self.dtype)
         if self.keeps_loss:
-            losses.read(found)
+            self.losses.read(found)
         done, stopped = int(cells[_steps.DONE]), int(cells[_steps.STOPPED])
         found = found.astype(np.float64)
         if stopped == _steps.LOSS_STOP:
@@ -251,6 +312,22 @@ class _Bound:
         if stopped == _steps.UPDATE_STOP:
             return Outcome(found[:done], done, "update")
         return Outcome(found, done, None)
+
+    def _go(self, cells, steps):
+        """Run `steps` steps from the context `cells` on."""
+        if self.persistent:
+            self.context.write(np.tile(cells, self.blocks))
+            self.flaw.write(np.zeros(1, np.int64))
+            _cuda.launch(self.walk, self.blocks, self.near, self.phases.address, self.phase_count,
+                         self.table.shape[1] * 8, self.context.address, self.blocks, self.flaw.address, steps)
+            return
+        self.context.write(cells)
+        if self.recorded is None:  # what is launched for the first time is compiled, which cannot be recorded
+            _cuda.launch_all(self.launches)
+            self.recorded = _cuda.recorded(self.launches)
+            steps -= 1
+        for _ in range(steps):
+            self.recorded()
 
     def _make_coefficients(self, settings, steps, update):
         """A row of what the optimizer's kernel takes for each step, on the device; the numbers of a row."""
@@ -266,6 +343,11 @@ class _Bound:
         self.coefficients = _cuda.Memory(made.nbytes)
         self.coefficients.write(made)
         return cpu.width
+
+
+def _ordered(kernels):
+    """Kernels in one order, whichever program they are for."""
+    return tuple(sorted(set(kernels), key=lambda function: function.kind))
 
 
 def _once(name, kernel):

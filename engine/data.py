@@ -2,6 +2,20 @@
 
 import numpy as np
 
+from .device_arrays import finite
+
+
+def features_there(x, columns, dtype, check_finite, name):
+    """`x`, a DeviceArray, if it can be read where it lies; else what `features` raises, or TypeError for its dtype."""
+    if x.ndim != 2 or x.shape[1] != columns:
+        raise ValueError(f"{name} must have shape (rows, {columns}), got {x.shape}")
+    if x.dtype != dtype:
+        raise TypeError(f"{name} lies on the device in {x.dtype}, but the trainer computes in {np.dtype(dtype)}: "
+                        "convert it there, or give the trainer this dtype")
+    if check_finite and not finite(x):
+        features(np.asarray(x), columns, dtype, check_finite, name)
+    return x
+
 
 def features(x, columns, dtype, check_finite=True, name="X"):
     """`x` as a C-contiguous array (rows, columns) of `dtype`; itself where it is one already, never changed.

@@ -27,10 +27,20 @@ class Epochs:
         One run of the backend covers parts of up to `most` of them.
         """
         rows = len(examples)
+        most = min(most, max(1, _PLACES // rows))
+        orders = Orders(self._backend.permute, self.seed, rows)
+        self._backend.hold(examples.arrays)
+        try:
+            yield from self._chunks(program, examples, callbacks, epochs, most, orders)
+        finally:
+            self._backend.hold({})
+
+    def _chunks(self, program, examples, callbacks, epochs, most, orders):
+        """The epochs of `_epochs`, of data that the backend holds."""
+        rows = len(examples)
         batch = min(self.batch_size, rows)
         batches = -(-rows // batch)
-        most, seconds, counts = min(most, max(1, _PLACES // rows)), 0.0, {}
-        orders = Orders(self._backend.permute, self.seed, rows)
+        seconds, counts = 0.0, {}
         while epochs:
             started = time.perf_counter()
             steps = max(1, min(self._chunk(), min(most, epochs) * batches - self._position))

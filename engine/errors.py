@@ -1,5 +1,9 @@
 """Exceptions of hotloop beyond Python's own."""
 
+from hotloop.kernels._cuda import DeviceError
+
+__all__ = ["DeviceError", "NonFiniteError"]
+
 
 class NonFiniteError(FloatingPointError):
     """Training met a loss or an update that is not finite and stopped.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hotloop.kernels import OPS
+from hotloop.kernels import OPS, _cuda
 
 from . import autodiff, checks, data
 from .errors import NonFiniteError
@@ -14,7 +14,7 @@ from .node import Node
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
-BACKENDS = ("numpy", "cpu")
+BACKENDS = ("numpy", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class GraphProgram:
     def __init__(self, graph, outputs, wrt, seed, backend, dtype, threads):
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        if backend == "cuda":
+            _cuda.require()
         self.dtype = checks.real_dtype(dtype)
         self.backend = backend
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
@@ -88,6 +90,8 @@ class GraphProgram:
                                  "functions, such as hotloop.softmax")
         if self.backend == "numpy":
             from .graph_numpy import NumpyGraph as Engine
+        elif self.backend == "cuda":
+            from .graph_cuda import CudaGraph as Engine
         else:
             from .graph_cpu import CpuGraph as Engine
         return Engine(live, roots, self.dtype, self.threads, updated)

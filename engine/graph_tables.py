@@ -87,8 +87,7 @@ class Tables:
                 self._constant(node)
                 done.add(node)
             elif node.op in SOURCES:
-                if node not in self.places:
-                    self.places[node] = self._new(self.size(node))
+                self._give_place(node)
                 done.add(node)
             elif self.origin(node) is node:
                 waiting.append(node)
@@ -99,8 +98,8 @@ class Tables:
         while waiting:
             alone = next((node for node in waiting if not self._sweeps(node) and ready(node)), None)
             if alone is not None:
-                self.places.setdefault(alone, self._new(self.size(alone)))
-                _LOWERINGS[alone.op](self, alone, *alone.inputs)
+                self._give_place(alone)
+                getattr(self, _LOWERINGS[alone.op])(alone, *alone.inputs)
                 chosen = [alone]
             else:
                 first = next(node for node in waiting if ready(node))
@@ -127,6 +126,10 @@ class Tables:
         self.working += self._bytes(size)
         return place
 
+    def _give_place(self, node):
+        if node not in self.places:
+            self.places[node] = self._new(self.size(node))
+
     def _constant(self, node):
         value = node.attributes["value"] if node.op == "constant" else np.prod(
             [self.shape(node.inputs[0])[axis] for axis in node.attributes["axes"]], dtype=np.float64)
@@ -148,7 +151,7 @@ class Tables:
                     slots += 1
                 self.places[node] = Place("scratch", free.pop(), self.size(node))
             else:
-                self.places.setdefault(node, self._new(self.size(node)))
+                self._give_place(node)
             for operand in dict.fromkeys(map(self.origin, node.inputs)):  # after: loops in place would not vectorise
                 if operand in local and last[operand] is node:
                     free.append(self.places[operand].offset)
@@ -201,9 +204,12 @@ class Tables:
 
     def _embed(self, node, x):
         first, steps = self._part(node, self.shape(node))
-        self.phases.append([Call(tensors.clear, {"y": self.places[node]}, self.size(node), node=node)])
+        self.phases.append([self._clear(node)])
         self.phases.append([self._move(node, self.place(x), self.places[node], self.shape(x), strides(self.shape(x)),
                                        steps, y_first=first)])
+
+    def _clear(self, node):
+        return Call(tensors.clear, {"y": self.places[node]}, self.size(node), node=node)
 
     def _part(self, node, shape):
         """Where a slice of an array of this shape begins, and its steps."""
@@ -264,6 +270,5 @@ class Tables:
                                  node=node)])
 
 
-_LOWERINGS = {"broadcast_to": Tables._broadcast, "transpose": Tables._transpose, "slice": Tables._slice,
-              "embed": Tables._embed, "concatenate": Tables._concatenate, "sum": Tables._sum, "max": Tables._max,
-              "first_max": Tables._max, "matmul": Tables._matmul}
+_LOWERINGS = {"broadcast_to": "_broadcast", "transpose": "_transpose", "slice": "_slice", "embed": "_embed",
+              "concatenate": "_concatenate", "sum": "_sum", "max": "_max", "first_max": "_max", "matmul": "_matmul"}

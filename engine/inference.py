@@ -3,6 +3,7 @@
 import numpy as np
 
 from . import data
+from .device_arrays import DeviceArray
 
 PREDICT_ROWS = 256
 _EVALUATE_ROWS = 8192
@@ -12,7 +13,10 @@ class Inference:
     """The part of a trainer that runs its network without changing it; the rest makes the programs."""
 
     def predict(self, X):
-        """The network's outputs (rows, features) for X, in the trainer's dtype, as the network names them."""
+        """The network's outputs (rows, features) for X, in the trainer's dtype, as the network names them.
+
+        For X on a CUDA device they lie there, too.
+        """
         if (outputs := self._predict_in_brief(X)) is not None:
             return outputs
         arrays = self.objective.inputs(X, self.dtype, self.check_finite)
@@ -65,7 +69,9 @@ class Inference:
     def _forward(self, arrays, goal, form):
         """Outputs by name, and the losses of the batches that they were made in."""
         rows = _rows(arrays)
-        outputs = {self.net.slot("prediction", name): np.empty((rows, size), self.dtype)
+        there = goal == "predict" and any(isinstance(array, DeviceArray) for array in arrays.values())
+        empty = DeviceArray.empty if there else np.empty
+        outputs = {self.net.slot("prediction", name): empty((rows, size), self.dtype)
                    for name, size in self.net.outputs.items()}
         losses = []
         batch = max(1, rows if self._by_batch() else min(PREDICT_ROWS, rows))

@@ -35,6 +35,9 @@ class NumpyBackend:
     def unbind(self):
         """Nothing is bound."""
 
+    def hold(self, arrays):
+        """Nothing to hold."""
+
     @staticmethod
     def permute(seed, epoch, order):
         """Write the order of an epoch's rows, int64."""

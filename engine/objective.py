@@ -9,6 +9,7 @@ import numpy as np
 from hotloop.kernels.losses import NOTHING
 
 from . import checks, data
+from .device_arrays import lies_there, wrapped
 from .losses import LOSSES
 
 
@@ -34,11 +35,11 @@ class Objective:
     """The losses of a network's outputs, each by its factor; they are added up.
 
     loss: a loss of this package, or one for each output, in a list or mapping as the network names them. weights:
-    numbers alike, 1 if left out.
+    numbers alike, 1 if left out. on_device: whether data may lie on a CUDA device.
     """
 
-    def __init__(self, net, loss, weights=None):
-        self.net = net
+    def __init__(self, net, loss, weights=None, on_device=False):
+        self.net, self.on_device = net, on_device
         names = net.several[1]
         if names is None:
             checks.kind("loss", loss, LOSSES)
@@ -78,19 +79,32 @@ class Objective:
 
     def inputs(self, X, dtype, check_finite, name="X"):
         """The checked inputs by the names that programs know them by."""
-        arrays = {key: data.features(part, self.net.inputs[key], dtype, check_finite, label)
-                  for key, part, label in _parts(name, X, self.net.inputs, self.net.several[0])}
+        arrays = {}
+        for key, part, label in _parts(name, X, self.net.inputs, self.net.several[0]):
+            there = self._there(part, label)
+            check = data.features if there is None else data.features_there
+            arrays[key] = check(part if there is None else there, self.net.inputs[key], dtype, check_finite, label)
         if len({len(array) for array in arrays.values()}) > 1:
             raise ValueError(f"the parts of {name} must have as many rows as each other, got "
                              f"{', '.join(f'{len(array)} in {key!r}' for key, array in arrays.items())}")
         return {self.net.slot("x", key): array for key, array in arrays.items()}
+
+    def _there(self, part, label):
+        """The DeviceArray that a part of the data is, or None for one in the computer's memory."""
+        if not lies_there(part):
+            return None
+        if not self.on_device:
+            raise TypeError(f"{label} lies on a CUDA device, where backend='cuda' alone can read it: copy it to the "
+                            "computer's memory, or take that backend")
+        return wrapped(part, label)
 
     def examples(self, X, y, sample_weight, dtype, check_finite, of=""):
         """Checked data for training or evaluation; ValueError where no row counts."""
         arrays = self.inputs(X, dtype, check_finite, f"X{of}")
         rows, kinds, counts, ignoring = len(next(iter(arrays.values()))), [], None, False
         for key, part, label in _parts(f"y{of}", y, self.net.outputs, self.net.several[1]):
-            loss, slot = self.losses[key], self.net.slot("y", key)
+            loss, slot, there = self.losses[key], self.net.slot("y", key), self._there(part, label)
+            part = part if there is None else np.asarray(there)  # targets are checked, and counted, in our own memory
             arrays[slot], kind = data.targets(part, rows, loss, self.net.outputs[key], dtype, check_finite, label)
             kinds.append(kind)
             counted = loss.counted(arrays[slot])

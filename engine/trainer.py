@@ -7,6 +7,8 @@ import weakref
 
 import numpy as np
 
+from hotloop.kernels import _cuda
+
 from . import checks, data
 from .brief_calls import BriefCalls
 from .build import build
@@ -78,8 +80,11 @@ class Trainer(Holder, Epochs, Inference, BriefCalls):
             schedule.check(optimizer)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        if backend == "cuda":
+            _cuda.require()
         self.net, self.loss, self.optimizer, self.schedule = net, loss, optimizer, schedule
-        self.objective, self.loss_weights = Objective(net, loss, loss_weights), loss_weights
+        self.loss_weights = loss_weights
+        self.objective = Objective(net, loss, loss_weights, backend == "cuda")
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.threads = None if threads is None else checks.integer("threads", threads, 1, 1024)
         self.seed = checks.integer("seed", seed, 0)
@@ -269,6 +274,18 @@ class Trainer(Holder, Epochs, Inference, BriefCalls):
             return settings
         return self.schedule.settings(settings, self.optimizer.momentum_operand,
                                       self.epoch if epochs is None else epochs, updates)
+
+    def device_state(self):
+        """The network's parameters by name, in torch's shapes, as new arrays on the device of the cuda backend.
+
+        Others read them there by `__cuda_array_interface__` (see `DeviceArray`); `net.state_dict()` gives NumPy arrays.
+        Raises ValueError for other backends.
+        """
+        if self.backend != "cuda":
+            raise ValueError(f"backend {self.backend!r} keeps nothing on a device: use net.state_dict()")
+        with self._lock:
+            program = self._program("predict", None, 1)
+            return {name: self._backend.parameter(program, name) for name in self.net.shapes}
 
     # programs
 

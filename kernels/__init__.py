@@ -25,9 +25,11 @@ from . import (
     penalties,
     piecewise,
     pooling,
+    products_cuda,
     regression_losses,
     rrelu,
     softmax,
+    sweep,
     tensors,
 )
 from ._op import OPS
@@ -35,5 +37,6 @@ from ._op import OPS
 __all__ = [
     "OPS", "activations", "adagrad", "adam", "arithmetic", "batch_norm", "binary_losses", "class_losses", "clipping",
     "cross_entropy", "dense", "dense_cuda", "dropout", "losses", "normalization", "optimizers", "parameters",
-    "penalties", "piecewise", "pooling", "regression_losses", "rrelu", "softmax", "tensors",
+    "penalties", "piecewise", "pooling", "products_cuda", "regression_losses", "rrelu", "softmax", "sweep",
+    "tensors",
 ]

@@ -34,6 +34,11 @@ def block_y():
     return threading.current_thread().blockIdx.y
 
 
+def meet():
+    """Wait until every block of the grid is here; what any wrote before is seen by all after."""
+    raise NotImplementedError("Numba's simulator runs a block after the other: see _cuda_simulator")
+
+
 def thread():
     """The thread's number in its block."""
     return threading.current_thread().threadIdx.x

@@ -4,35 +4,66 @@ A device runs instructions of a program as the CPU does, from rows of a table of
 operands. `launcher` makes what runs one instruction and those chained to it, on a grid of blocks.
 """
 
+import ctypes
 import functools
 import weakref
 
 import numpy as np
 
-from ._block import PANEL_ROWS, SIMULATED, THREADS, barrier, block_x, block_y, operands
+from ._block import PANEL_ROWS, SIMULATED, THREADS, barrier, block_x, block_y, meet, operands, thread
 from ._context import BATCH
 from ._primitives import ints, reals
 from ._specialize import Specializer
 from ._steps import CONTEXT, FLAWED, STOPPED
 
+_PIECE = 2**24  # bytes that are set to zero at once
+ROWS_PHASE, UNITS_PHASE, EACH = range(3)
+PHASE_KIND, PHASE_FIRST, PHASE_COUNT, PHASE = range(4)  # of a phase: which it is, its first row's address, its rows
+LEAST = 7, 5  # compute capability
 KIND, ROWS, HEIGHT, COLUMNS, SPAN, CHAIN, HEAD = range(7)  # ROWS: 0 for those of the batch; CHAIN: address of a row
+
+
+class DeviceError(RuntimeError):
+    """The cuda backend cannot be used: the message says what is missing, and what to do."""
+
+
+_EXTRAS = "pip install 'hotloop[cuda12]' or 'hotloop[cuda13]', whichever CUDA version the driver has"
 
 
 @functools.cache
 def target():
-    """Numba's CUDA target.
-
-    Raises ImportError where there is none that fits.
-    """
+    """Numba's CUDA target. Raises DeviceError where NVIDIA's is not installed."""
     try:
+        import numba.cuda.core  # noqa: F401  which Numba's own, older target lacks
         from numba import cuda
-        from numba.cuda import extending  # noqa: F401  what Numba's own, older target lacks
-    except Exception as error:
-        if not SIMULATED:
-            raise ImportError(f"the cuda backend needs numba-cuda ({error}): install hotloop with the extra of your "
-                              "driver's CUDA version, pip install 'hotloop[cuda12]' or 'hotloop[cuda13]'") from error
-        from numba import cuda
+    except ImportError as error:
+        raise DeviceError(f"the cuda backend needs numba-cuda ({error}): {_EXTRAS}") from error
     return cuda
+
+
+def require():
+    """Raise DeviceError, in words, unless there are a device, a driver and a compiler for it."""
+    cuda = target()
+    if SIMULATED:
+        try:
+            import greenlet  # noqa: F401
+        except ImportError as error:
+            raise DeviceError("NUMBA_ENABLE_CUDASIM asks for a simulated device, which needs greenlet: pip install "
+                              "greenlet, or unset the variable") from error
+        return
+    try:
+        device = cuda.get_current_device()
+        version, runtime = cuda.driver.driver.get_version(), cuda.runtime.get_version()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DeviceError(f"no CUDA device can be used ({reason}): install NVIDIA's driver for it, then {_EXTRAS}; or "
+                          "take backend='cpu'") from error
+    if version[0] < runtime[0]:
+        raise DeviceError(f"the driver has CUDA {version[0]}.{version[1]}, older than the installed compiler's "
+                          f"{runtime[0]}.{runtime[1]}: update the driver, or {_EXTRAS}")
+    if device.compute_capability < LEAST:
+        raise DeviceError(f"{device.name.decode()} has compute capability {device.compute_capability}, the cuda "
+                          f"backend needs {LEAST[0]}.{LEAST[1]} at least: take backend='cpu'")
 
 
 def bindings(dtype):
@@ -50,20 +81,68 @@ def launcher(functions, dtype):
     return target().jit(_bound(functions, np.dtype(dtype)))
 
 
-def launch(kernel, grid, near, row, context):
-    """Have a grid of blocks, which share `near` bytes each, run a kernel of `launcher` after all before it."""
-    kernel[grid, THREADS, 0, near](row, context)
+@functools.cache
+def walker(functions, dtype):
+    """A kernel that runs whole steps of a program of `functions`; see `_walk`."""
+    return target().jit(_bound(functions, np.dtype(dtype), _walk))
 
 
-def ptx(functions, dtype, capability):
-    """The code of `launcher` for a device of compute capability (major, minor), as text; needs no device."""
-    cuda = target()
-    kind = cuda.types.void(cuda.types.int64, cuda.types.int64)
-    return cuda.compile_ptx(_bound(functions, np.dtype(dtype)), kind, cc=capability)[0]
+def walkers(kernel, near, most):
+    """Blocks that `walker`'s kernel may have, at most `most`: all of them have to be on the device at once."""
+    if SIMULATED:
+        return min(most, 3)
+    types = target().types
+    kernel.compile((types.int64,) * 7)
+    return min(most, kernel.overloads[(types.int64,) * 7].max_cooperative_grid_blocks(THREADS, near))
 
 
-def _bound(functions, dtype):
-    """The Python function that `launcher` compiles."""
+@functools.cache
+def stream(purpose):
+    """The stream for "kernels", or that for "copies", which go on beside them; all other copies wait for both."""
+    return target().stream()
+
+
+def launch(kernel, grid, near, *arguments, on=None):
+    """Have a grid of blocks, which share `near` bytes each, run a kernel after all before it."""
+    kernel[grid, THREADS, stream("kernels") if on is None else on, near](*arguments)
+
+
+def launch_all(launches, on=None):
+    """Launch kernels one after the other; each is what `launch` takes."""
+    for kernel, grid, near, *arguments in launches:
+        launch(kernel, grid, near, *arguments, on=on)
+
+
+def recorded(launches):
+    """A function that does what `launch_all` does, with one call of the driver: a captured graph of the kernels.
+
+    All of them must have been launched before. The simulator has no graphs; there it launches them one by one.
+    """
+    if SIMULATED:
+        return functools.partial(launch_all, launches)
+    from cuda.core import Device
+
+    device = Device()
+    device.set_current()
+    builder = device.create_graph_builder()
+    builder.begin_building()
+    launch_all(launches, builder)
+    graph = builder.end_building().complete()
+    return functools.partial(graph.launch, device.create_stream(stream("kernels")))
+
+
+def ptx(functions, dtype, capabilities):
+    """The code of `launcher` for devices of each compute capability (major, minor), as texts; needs no device."""
+    types, function = target().types, _bound(functions, np.dtype(dtype))
+    from numba.cuda import compiler
+
+    library, _ = compiler._compile_pyfunc_with_fixup(function, types.void(types.int64, types.int64), device=False,
+                                                     abi="numba", cc=capabilities[0])
+    return [library.get_asm_str(capability) for capability in capabilities]
+
+
+def _bound(functions, dtype, make=None):
+    """The Python function that `launcher` compiles, or what `make` makes of one that runs instructions."""
     if SIMULATED:
         from . import _cuda_simulator as simulator
 
@@ -74,7 +153,11 @@ def _bound(functions, dtype):
         lowering = CudaLowering(bindings(dtype))
         helper = functools.partial(target().jit, device=True, inline="always")
     specializer = Specializer(bindings(dtype), lowering, dtype, helper)
-    run = _runner(functions)
+    return specializer.bind((make or _launch)(_runner(functions)))
+
+
+def _launch(run):
+    """What runs one instruction, and those chained to it, a rectangle a block."""
 
     def launch(row, context):
         head, cells = ints(row, HEAD), ints(context, CONTEXT)
@@ -82,13 +165,66 @@ def _bound(functions, dtype):
         if rows == 0:
             rows = cells[BATCH]
         first, column = block_x() * head[HEIGHT], block_y() * head[SPAN]
-        if cells[STOPPED] == 0 and first < rows:
+        stopped = cells[STOPPED]
+        barrier()  # the instruction may be what stops the run
+        if stopped == 0 and first < rows:
             if run(row, context, first, min(head[HEIGHT], rows - first), column,
                    min(head[SPAN], head[COLUMNS] - column)):
                 cells[FLAWED] = 1
 
     launch.__module__ = __name__
-    return specializer.bind(launch)
+    return launch
+
+
+def _walk(run):
+    """What runs `steps` steps, phase after phase, by blocks that are all on the device at once (see `walk`).
+
+    A block has a context of its own. In a phase of rows it takes PANEL_ROWS of them at a time through all instructions;
+    in one of units it takes every `blocks`-th rectangle of each; other phases every block runs for itself. All blocks
+    meet after the first two. `flaw` is a cell that becomes 1 where an update was not finite.
+    """
+
+    def walk(phases, count, width, contexts, blocks, flaw, steps):
+        own, place = contexts + block_x() * CONTEXT * 8, block_x()
+        cells = ints(own, CONTEXT)
+        for number in range(steps * count):
+            phase = ints(phases + number % count * PHASE * 8, PHASE)
+            kind, batch, begin, bad = phase[PHASE_KIND], cells[BATCH], place, 0
+            stopped, turns = cells[STOPPED], 1
+            barrier()  # an instruction may be what stops the run
+            if stopped:
+                return
+            if kind == ROWS_PHASE:
+                turns = max(0, ((batch + PANEL_ROWS - 1) // PANEL_ROWS - place + blocks - 1) // blocks)
+            for turn in range(turns):
+                for i in range(phase[PHASE_COUNT]):
+                    row = phase[PHASE_FIRST] + i * width
+                    head = ints(row, HEAD)
+                    rows, across = head[ROWS], (head[COLUMNS] + head[SPAN] - 1) // head[SPAN]
+                    if rows == 0:
+                        rows = batch
+                    down = (place + turn * blocks) * PANEL_ROWS
+                    low, units, step = 0, across, 1
+                    if kind == UNITS_PHASE:
+                        units = (rows + head[HEIGHT] - 1) // head[HEIGHT] * across
+                        low, down, step = begin, 0, blocks
+                        begin = (begin + blocks - units % blocks) % blocks  # the next instruction's go on from there
+                    elif kind == EACH:
+                        down = 0
+                    for unit in range(low, units, step):  # the only call: all kernels are part of it
+                        first, column = down + unit // across * head[HEIGHT], unit % across * head[SPAN]
+                        bad |= run(row, own, first, min(head[HEIGHT], rows - first), column,
+                                   min(head[SPAN], head[COLUMNS] - column))
+            if kind != EACH:
+                if bad:
+                    ints(flaw, 1)[0] = 1
+                meet()
+                if thread() == 0 and ints(flaw, 1)[0]:
+                    cells[FLAWED] = 1
+                barrier()
+
+    walk.__module__ = __name__
+    return walk
 
 
 def _runner(functions):
@@ -111,18 +247,18 @@ def _runner(functions):
 
 
 class Memory:
-    """Bytes on the device, zero at first."""
+    """Bytes on the device, zero at first. Raises MemoryError where the device has no room for them."""
 
     def __init__(self, size):
         self.size, self.address, self._array = size, 0, None
         if size:
-            self._array = target().to_device(np.zeros(size, np.uint8))
+            self._array = _allocated(size)
             self.address = _address(self, self._array)
 
-    def write(self, array, first=0):
+    def write(self, array, first=0, stream=0):
         """Overwrite bytes from `first` on with those of a C-contiguous array."""
         if array.nbytes:
-            self._array[first : first + array.nbytes].copy_to_device(array.reshape(-1).view(np.uint8))
+            self._array[first : first + array.nbytes].copy_to_device(array.reshape(-1).view(np.uint8), stream=stream)
 
     def read(self, array, first=0):
         """Fill a C-contiguous array with the bytes from `first` on; waits until all kernels are done."""
@@ -135,14 +271,61 @@ class Memory:
             self._array[: other.size].copy_to_device(other._array)
 
 
+def _allocated(size):
+    """Zeroed bytes on the device, as Numba's array."""
+    cuda = target()
+    try:
+        array = cuda.device_array(size, np.uint8)
+        for first in range(0, size, _PIECE):
+            array[first : first + _PIECE].copy_to_device(np.zeros(min(_PIECE, size - first), np.uint8))
+        return array
+    except Exception as error:
+        if "MEMORY" not in str(error).upper():
+            raise
+        raise MemoryError(f"the device has no room for {size:,} more bytes, {free():,} are free: take a smaller batch, "
+                          "a smaller network, or data in the computer's own memory") from error
+
+
+def free():
+    """Bytes that are free on the device."""
+    return int(min(target().current_context().get_memory_info()[0], 2**62))
+
+
+def pinned(shape, dtype):
+    """An array in memory that devices copy from while the computer goes on."""
+    return target().pinned_array(shape, dtype)
+
+
+def finish():
+    """Wait until all work on the device is done."""
+    target().synchronize()
+
+
+def fetch(address, array):
+    """Fill a C-contiguous array with what lies at an address on the device."""
+    finish()
+    if array.nbytes and SIMULATED:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+    elif array.nbytes:
+        given = {"shape": (array.nbytes,), "typestr": "|u1", "data": (address, False), "version": 3, "strides": None}
+        target().from_cuda_array_interface(given).copy_to_host(array.reshape(-1).view(np.uint8))
+
+
+def allow(owner, address, nbytes):
+    """Let kernels in the simulator touch memory that is not of this package, as long as its owner is there."""
+    if SIMULATED and nbytes:
+        from ._cuda_simulator import declare, forget
+
+        declare(address, nbytes)
+        weakref.finalize(owner, forget, address)
+
+
 def _address(owner, array):
     """Where an array on the device begins; kernels may touch it as long as its owner is there."""
     if not SIMULATED:
         return array.__cuda_array_interface__["data"][0]
-    from ._cuda_simulator import declare, forget
-
-    first = declare(array._ary)
-    weakref.finalize(owner, forget, first)
+    first = array._ary.__array_interface__["data"][0]
+    allow(owner, first, array._ary.nbytes)
     return first
 
 

@@ -4,7 +4,7 @@ import operator
 
 from llvmlite import ir
 from numba import types
-from numba.cuda import cgutils
+from numba.cuda import cgutils, nvvmutils
 from numba.cuda.datamodel import models
 from numba.cuda.extending import intrinsic, lower_builtin, register_model
 from numba.cuda.typing.templates import AbstractTemplate, infer_global
@@ -340,6 +340,20 @@ class CudaLowering(Arithmetic):
             return builder.zext(number, I64)
 
         return simple(types.int64(), emit)
+
+    def make_meet(self):
+        """As Numba's `cuda.cg.this_grid().sync()`; the launch is cooperative then."""
+        @intrinsic
+        def meet(typing):
+            def generate(context, builder, signature, arguments):
+                context.active_code_library.use_cooperative = True
+                handle = builder.call(nvvmutils.declare_cudaCGGetIntrinsicHandle(builder.module), (I32(1),))
+                builder.call(nvvmutils.declare_cudaCGSynchronize(builder.module), (handle, I32(0)))
+                return context.get_dummy_value()
+
+            return types.void(), generate
+
+        return meet
 
     def make_barrier(self):
         def emit(builder):

@@ -48,14 +48,12 @@ def _check(address, nbytes):
         raise IndexError(f"{nbytes} bytes at {address} lie outside all memory of the device")
 
 
-def declare(array):
-    """Let kernels touch the memory of an array; return its address."""
+def declare(first, nbytes):
+    """Let kernels touch some bytes from an address on."""
     global _regions
-    first = array.__array_interface__["data"][0]
     forget(first)
-    _regions = tuple(sorted([*_regions, (first, first + array.nbytes)]))
+    _regions = tuple(sorted([*_regions, (first, first + nbytes)]))
     _forget_views()
-    return first
 
 
 def forget(first):
@@ -73,7 +71,7 @@ def _forget_views():
 def lowering(dtype):
     """What stands for primitives, by name; the others are what they are in plain Python."""
     kernel.BlockManager = Block
-    declare(_block._near)
+    declare(_block._near.ctypes.data, _block._near.nbytes)
     kinds = {"reals": dtype, "doubles": np.dtype(np.float64), "ints": np.dtype(np.int64)}
     first, view = _block._near.ctypes.data, _view(dtype)
     return {name: _view(kind) for name, kind in kinds.items()} | {
@@ -103,21 +101,46 @@ class Strand(greenlet.greenlet):
         self.gr_context = contextvars.copy_context()
 
 
+_waiting: list = []  # threads of the blocks that wait for all of their grid, block by block
+
+
 class Block:
-    """Runs the threads of a block in turns; it takes the place of Numba's, which polls as many threads of Python."""
+    """Runs the threads of a block in turns; it takes the place of Numba's, which polls as many threads of Python.
+
+    Blocks that meet are all begun before one of them goes on, which Numba's simulator cannot do.
+    """
 
     def __init__(self, function, grid, block, debug):
         self.function, self.threads = function, int(np.prod(block))
+        self.last = tuple(size - 1 for size in grid)
 
     def run(self, place, *arguments):
         """Run all threads from barrier to barrier; numbers behave as on a device, without warnings."""
         with np.errstate(all="ignore"):
             strands = [Strand(self.function, place, number) for number in range(self.threads)]
-            for strand in strands:
-                strand.switch(*arguments)
-            while strands := [strand for strand in strands if not strand.dead]:
-                for strand in strands:
-                    strand.switch()
+            try:
+                self._go_on([(strand, arguments) for strand in strands])
+                if tuple(place) == self.last:
+                    while blocks := list(_waiting):
+                        _waiting.clear()
+                        for waiting in blocks:
+                            self._go_on([(strand, ()) for strand in waiting])
+            except BaseException:
+                _waiting.clear()
+                raise
+
+    def _go_on(self, calls):
+        """Run threads of one block until they wait for other blocks or are done."""
+        _block._near[:] = np.nan  # nobody may rely on what another block, or the one before, left there
+        while calls:
+            waits = {strand.switch(*arguments) for strand, arguments in calls}
+            strands = [strand for strand, _ in calls if not strand.dead]
+            if len(waits) > 1:
+                raise RuntimeError(f"threads of a block wait for different things: {waits}")
+            if waits == {"grid"}:
+                _waiting.append(strands)
+                return
+            calls = [(strand, ()) for strand in strands]
 
 
 def _thread():
@@ -133,7 +156,11 @@ def _block_y():
 
 
 def _barrier():
-    greenlet.getcurrent().parent.switch()
+    greenlet.getcurrent().parent.switch("block")
 
 
-_THREADS = {"thread": _thread, "block_x": _block_x, "block_y": _block_y, "barrier": _barrier}
+def _meet():
+    greenlet.getcurrent().parent.switch("grid")
+
+
+_THREADS = {"thread": _thread, "block_x": _block_x, "block_y": _block_y, "barrier": _barrier, "meet": _meet}

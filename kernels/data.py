@@ -277,3 +277,36 @@ def gather_weights_cuda(source, order, y, context, row, rows, column, columns):
         place = row_of(order, start + i)
         target[i] = reals(source, place + 1)[place]
     return 0
+
+
+_CHECKED = 2**14  # numbers that a block looks at
+
+
+@block_kernel(check_reals, height=1, span=_CHECKED)
+def check_reals_cuda(source, size, least: float, most: float, context, row, rows, column, columns):
+    """1 unless least <= x <= most for the numbers of one row of _CHECKED of them, of `size` in all; NaN fails."""
+    values, outside, first = reals(source, size), 0, row * _CHECKED
+    for i in range(first + thread(), min(first + _CHECKED, size), THREADS):
+        if not (values[i] >= least and values[i] <= most):
+            outside = 1
+    return outside
+
+
+def take_parameters():
+    """What stands for no kernel of the CPU; a device has `take_parameters.cuda`."""
+
+
+@block_kernel(take_parameters, height=PANEL_ROWS, span=PANEL_ROWS, near=PANEL_ROWS * _TURNED)
+def take_parameters_cuda(w, height, first, inputs, outputs, target, context, row, rows, column, columns):
+    """target[o, k] = W[first + k, o] for `inputs` rows of panels of `height` rows: a matrix as torch has it."""
+    square, panel = nears(0, PANEL * _TURNED), w + column // PANEL * height * PANEL * SIZE
+    for i in range(warp(), PANEL, WARPS):
+        value = real(0.0)
+        if row + i < inputs:
+            value = reals(panel + ((first + row + i) * PANEL + lane()) * SIZE, 1)[0]
+        square[lane() * _TURNED + i] = value
+    barrier()
+    for i in range(warp(), PANEL, WARPS):
+        if column + i < outputs and row + lane() < inputs:
+            reals(target + ((column + i) * inputs + row + lane()) * SIZE, 1)[0] = square[i * _TURNED + lane()]
+    return 0

@@ -1,8 +1,13 @@
 """Chains of elementwise instructions over long arrays, a block at a time, so that what lies between stays in cache."""
 
+from ._block import THREADS, block_kernel, blocks, spot, thread
 from ._context import CONTEXT, LOSS, UPDATE, WORKER
+from ._elementwise import SPAN
 from ._jit import kernel
-from ._primitives import PANEL, SIZE, call, copy, doubles, ints, reals
+from ._primitives import PANEL, SIZE, call, copy, doubles, finite, ints, reals
+from ._steps import CONTEXT as CELLS
+from ._steps import LOSS_STOP, LOSSES, STEP, STOPPED
+from .tensors import RUN
 
 BASE = 2  # cells for each address that moves with the block: the row's cell, the array's start
 
@@ -47,4 +52,43 @@ def observe(value, parameters, size, traces, update, context, low, high):
     doubles(context, CONTEXT)[LOSS] = reals(value, 1)[0]
     if traces and cells[WORKER] == 0:
         copy(traces + (cells[UPDATE] - update) * size * SIZE, parameters, size)
+    return 0
+
+
+# On CUDA a sweep is a chain of instructions on the same rectangle.
+
+GOAL_STOP = 3  # why a run has STOPPED, beside the reasons of `_steps`
+
+
+@block_kernel(fill, "y", span=SPAN)
+def fill_cuda(x, y, y_cols, context, row, rows, column, columns):
+    """y = x[0], everywhere."""
+    value = reals(x, 1)[0]
+    for block in blocks(row, rows):
+        target = reals(y + spot(block, y_cols, column) * SIZE, columns * PANEL)
+        for i in range(thread(), columns * PANEL, THREADS):
+            target[i] = value
+    return 0
+
+
+@block_kernel(observe)
+def observe_cuda(value, goal: float, context, row, rows, column, columns):
+    """Make `value` this step's loss; stop the run where it is not finite or below `goal`."""
+    if thread() == 0:
+        cells, loss = ints(context, CELLS), reals(value, 1)[0]
+        reals(cells[LOSSES] + cells[STEP] * SIZE, 1)[0] = loss
+        if not finite(loss):
+            cells[STOPPED] = LOSS_STOP
+        elif loss < goal:
+            cells[STOPPED] = GOAL_STOP
+    return 0
+
+
+@block_kernel(None, "parameters", height=RUN)
+def keep_parameters(parameters, traces, size, context, row, rows, column, columns):
+    """Copy elements [row, row + rows) of `size` parameters to the row of `traces` for this step."""
+    source = reals(parameters, size)
+    target = reals(traces + ints(context, CELLS)[STEP] * size * SIZE, size)
+    for i in range(row + thread(), row + rows, THREADS):
+        target[i] = source[i]
     return 0

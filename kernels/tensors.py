@@ -4,14 +4,15 @@ In a graph program an array lies flat, in C order. Everything that only moves el
 between two strided views.
 """
 
-from math import prod
+from math import inf, prod
 
 import numpy as np
 
+from ._block import THREADS, barrier, block_kernel, nears, thread
 from ._context import CONTEXT, SCRATCH
 from ._jit import kernel
 from ._op import Op, linear, register
-from ._primitives import LANES, PANEL, SIZE, add_rows, copy, ints, reals, select
+from ._primitives import LANES, PANEL, SIZE, add_rows, copy, ints, real, reals, select
 from .shapes import broadcast, reshaped, text
 
 DIMENSIONS = 3  # cells of `move` for each: size, stride of the source, stride of the target
@@ -122,6 +123,125 @@ def first_max(x, y, length, inner, context, low, high):
                 if value > best or (value != value and best == best):
                     best, place = value, i
             reals(y + ((outer * length + place) * inner + j) * SIZE, 1)[0] = 1.0
+    return 0
+
+
+# On CUDA the rows that are cut into rectangles are elements of the result, or of what is moved, a column of them.
+
+RUN = 4 * THREADS  # elements that a block moves
+_TERMS = 16  # of a reduction that a thread takes, about
+
+
+@block_kernel(move, "y", height=RUN, in_place=False)
+def move_cuda(x, y, views, dimensions, context, row, rows, column, columns):
+    """y[view] = x[view], for elements [row, row + rows) of the view; see `move`."""
+    cells = ints(views, dimensions * DIMENSIONS)
+    for number in range(row + thread(), row + rows, THREADS):
+        source, target, rest = 0, 0, number
+        for back in range(dimensions - 1):
+            place = (dimensions - 1 - back) * DIMENSIONS
+            index = rest % cells[place]
+            rest //= cells[place]
+            source += index * cells[place + 1]
+            target += index * cells[place + 2]
+        reals(y + (target + rest * cells[2]) * SIZE, 1)[0] = reals(x + (source + rest * cells[1]) * SIZE, 1)[0]
+    return 0
+
+
+@block_kernel(clear, "y", height=RUN)
+def clear_cuda(y, context, row, rows, column, columns):
+    """Zero elements [row, row + rows) of y."""
+    line = reals(y + row * SIZE, rows)
+    for i in range(thread(), rows, THREADS):
+        line[i] = 0.0
+    return 0
+
+
+# A reduction has `depth` threads for each element of its result, a power of 2, and a rectangle is THREADS / depth
+# elements: where there are many terms, or few, as many threads have something to do.
+
+
+def depth_of(length):
+    """Threads for each element of a reduction over so many terms, at most CHUNK."""
+    depth = 1
+    while depth < THREADS and depth * _TERMS < length:
+        depth *= 2
+    return depth
+
+
+def _chunks_on_cuda(start, joined):
+    """The kernel that reduces chunks of CHUNK terms, from `start` on; `joined` makes one number of two."""
+
+    def chunks_cuda(x, y, length, inner, chunks, depth, context, row, rows, column, columns):
+        shared, width = nears(0, THREADS), THREADS // depth
+        place, turn = thread() % width, thread() // width
+        if inner == 1:  # neighbouring threads read what lies together
+            place, turn = thread() // depth, thread() % depth
+        own, total = turn * width + place, real(start)
+        if place < rows:
+            unit, along = (row + place) // inner, (row + place) % inner
+            first = unit % chunks * CHUNK
+            source = x + ((unit // chunks * length + first) * inner + along) * SIZE
+            for i in range(turn, min(CHUNK, length - first), depth):
+                total = joined(total, reals(source + i * inner * SIZE, 1)[0])
+        barrier()
+        shared[own] = total
+        half = depth // 2
+        while half > 0:
+            barrier()
+            if turn < half:
+                shared[own] = joined(shared[own], shared[own + half * width])
+            half //= 2
+        if turn == 0 and place < rows:
+            reals(y + (row + place) * SIZE, 1)[0] = shared[own]
+        return 0
+
+    return chunks_cuda
+
+
+def _sum_of_two(x, y):
+    return x + y
+
+
+def _larger_of_two(x, y):
+    return select((y > x) | (y != y), y, x)
+
+
+block_kernel(sum_chunks, "y", height=THREADS, in_place=False)(_chunks_on_cuda(0.0, _sum_of_two))
+block_kernel(max_forward, "y", height=THREADS, in_place=False)(_chunks_on_cuda(-inf, _larger_of_two))
+
+
+@block_kernel(first_max, "y", height=THREADS, near=2 * THREADS, in_place=False)
+def first_max_cuda(x, y, length, inner, depth, context, row, rows, column, columns):
+    """y[o, i, j] = 1 at the first i where x[o, :, j] is largest, else 0; each thread looks through a stretch of i."""
+    tops, owners, width = nears(0, THREADS), nears(THREADS, THREADS), THREADS // depth
+    place, turn = thread() % width, thread() // width
+    own, stretch = turn * width + place, (length + depth - 1) // depth
+    first, stop = turn * stretch, min((turn + 1) * stretch, length)
+    begin = ((row + place) // inner * length * inner + (row + place) % inner) * SIZE
+    best, top = first, real(-inf)
+    if place < rows:
+        for i in range(first, stop):
+            at = begin + i * inner * SIZE
+            value = reals(x + at, 1)[0]
+            reals(y + at, 1)[0] = 0.0
+            if value > top or (value != value and top == top):
+                best, top = i, value
+    barrier()
+    tops[own], owners[own] = top, real(turn)
+    half = depth // 2
+    while half > 0:
+        barrier()
+        if turn < half:
+            other = own + half * width
+            value, held = tops[other], tops[own]
+            same = value == held or (value != value and held != held)
+            if value > held or (value != value and held == held) or (same and owners[other] < owners[own]):
+                tops[own], owners[own] = value, owners[other]
+        half //= 2
+    barrier()
+    if place < rows and owners[place] == real(turn):
+        reals(y + begin + best * inner * SIZE, 1)[0] = 1.0
     return 0
 
 

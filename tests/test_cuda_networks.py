@@ -16,6 +16,15 @@ OPTIMIZERS = [hl.SGD(), hl.SGD(momentum=0.9, nesterov=True), hl.ASGD(), hl.Rprop
               hl.NAdam(), hl.RAdam(), hl.Lion()]
 
 
+FORMS = [pytest.param(0, id="launched"), pytest.param(np.inf, id="persistent")]
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    """Programs as kernels that are launched one by one, then as one whose blocks stay on the device."""
+    monkeypatch.setattr("hotloop.cuda_backend._SMALL", request.param)
+
+
 def both(make, dtype="float32", rows=33, batch=33, epochs=1, **options):
     """What training makes of a new network on the cuda backend and on the numpy backend."""
     generator, found = np.random.default_rng(5), []
@@ -96,6 +105,7 @@ def test_two_runs_give_the_same_bits():
     assert_same(*(both(dense, rows=40, batch=20)[0] for _ in range(2)))
 
 
+@pytest.mark.usefixtures("form")
 def test_a_loss_that_is_not_finite_stops_the_run():
     """The network keeps its last finite parameters, and training can go on."""
     x, y = np.random.default_rng(0).standard_normal((6, 5)), np.zeros(6, int)
@@ -111,6 +121,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     assert states["cuda"] == states["numpy"]
 
 
+@pytest.mark.usefixtures("form")
 def test_an_update_that_is_not_finite_stops_the_run():
     x, y = np.full((2, 1), 1e30), np.full((2, 1), -1e30)
     found = []
@@ -149,3 +160,34 @@ def test_it_continues_what_the_cpu_began():
         trainer.fit(x, y)
     for name, value in first.net.state_dict().items():
         close(second.net.state_dict()[name], value, "float32", "training", 18, 1)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("make", [dense, lambda: hl.Sequential(
+    hl.Dense(5, 33), hl.BatchNorm1d(33), hl.GELU(), hl.Dropout(0.2), hl.Dense(33, 3), seed=1)], ids=["dense", "layers"])
+def test_either_form_trains(make):
+    """Several chunks of rows, several blocks, a last batch that is smaller, a gradient cut by its norm."""
+    found, expected = both(make, rows=70, batch=40, optimizer=hl.SGD(lr=0.1, momentum=0.9), clip_norm=0.5)
+    assert_close(found, expected, "float32", 140)
+
+
+def test_both_forms_give_the_same_bits(monkeypatch):
+    found = []
+    for least in (0, np.inf):
+        monkeypatch.setattr("hotloop.cuda_backend._SMALL", least)
+        found.append(both(dense, rows=40, batch=40, optimizer=hl.SGD(lr=0.1, momentum=0.9))[0])
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("height", [64, 128])
+def test_larger_tiles_give_the_same_bits(height, monkeypatch):
+    """An element is one chain of multiply-adds whatever the tile."""
+    from hotloop.kernels.dense import dense_forward, dense_input_gradient, dense_parameter_gradient
+
+    found = [both(lambda: dense(35), rows=33, batch=33)[0]]
+    monkeypatch.setattr("hotloop.cuda_backend._SMALL", 0)
+    for cpu in (dense_forward, dense_input_gradient, dense_parameter_gradient):
+        larger = next(kernel for kernel in cpu.cuda.larger if kernel.height == height)
+        monkeypatch.setattr(cpu, "cuda", larger)
+    found.append(both(lambda: dense(35), rows=33, batch=33)[0])
+    assert_same(*found)

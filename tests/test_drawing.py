@@ -78,7 +78,7 @@ def texts(path):
     return [html.unescape(text) for text in re.findall(r">([^<]+)</text>", path.read_text("utf-8"))]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+@pytest.mark.parametrize("backend", ["cpu", "numpy", "cuda"])
 def test_draws_every_node_with_its_value(tmp_path, backend):
     program, x = expression(backend), np.ones((3, 2))
     program["b"] = 0.25

@@ -1,4 +1,7 @@
-"""Graphs of any expression: values and derivatives on both backends, for every op that is not a layer's."""
+"""Graphs of any expression: values and derivatives, for every op that is not a layer's.
+
+How kernels for CUDA compute them is tested in `test_cuda_graphs`.
+"""
 
 import itertools
 
@@ -185,7 +188,7 @@ def test_a_detached_node_is_a_constant():
     assert gradients["x0"].tolist() == [2, 3]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"])
 @pytest.mark.parametrize("values", [[1e8, 1e8], [1e4, 9999, 9997], [9.3, 2, 1], [-np.inf, 0, 1]], ids=str)
 def test_log_softmax_of_large_numbers(values, backend, dtype):
     x = np.array(values, dtype)
@@ -203,7 +206,7 @@ def test_inputs_that_nothing_needs_may_be_given():
         program(x=np.ones(3), y=1)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"])
 @pytest.mark.parametrize("axis", [0, 1, (0, 1)])
 def test_largest_of_equal_numbers_and_nan(axis, backend, dtype):
     """The first of equal ones gets the gradient; NaN is largest, and the first NaN gets it."""

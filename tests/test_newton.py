@@ -5,7 +5,7 @@ import pytest
 
 import hotloop as hl
 
-BACKENDS = "numpy", "cpu"
+BACKENDS = "numpy", "cpu", "cuda"
 
 
 def rosenbrock(graph):

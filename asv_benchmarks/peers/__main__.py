@@ -2,6 +2,7 @@
 
     python -m asv_benchmarks.peers [train] [predict] [start] [memory] [--only tiny,30-40-5@17] [--write]
     python -m asv_benchmarks.peers --quick      # a minute or two: SGD on three nets, three rounds
+    python -m asv_benchmarks.peers --device     # training on a CUDA device, and what it can do at most
 
 Results are checked before anything is timed. Everyone has a process of its own, which sleeps while another one is
 timed; rounds go in turns; what is printed are medians, and as the ratio to hotloop the median of the rounds' ratios.
@@ -14,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from .competitor import competitors, cores
+from .competitor import competitors, cores, on_device
 from .facts import facts
 from .figures import dump, result
 from .page import memory_table, start_table
@@ -41,6 +42,7 @@ def command_line(arguments):
     parser.add_argument("--all", nargs="?", const=FULL["only"], default="", metavar="NETS",
                         help="torch.compile, too, for all nets or those named")
     parser.add_argument("--quick", action="store_true", help="few rounds of three nets' training")
+    parser.add_argument("--device", action="store_true", help="training on a CUDA device, which is for no document")
     parser.add_argument("--write", action="store_true", help="write README, docs/peers.md, peers.json and speed.png")
     parser.add_argument("--json", metavar="FILE", help="write all rounds to a file")
     parser.add_argument("--read", metavar="FILE", help="time nothing, take the rounds from such a file")
@@ -58,6 +60,10 @@ def command_line(arguments):
         parser.error(f"the parts are {', '.join(PARTS)}")
     if options.quick and options.write:
         parser.error("--quick is not for --write: so few rounds do not go into the documents")
+    if options.device and options.write:
+        parser.error("--device is not for --write: the documents are those of the CPU; take --json")
+    if options.device:
+        options.parts = PARTS[:1]
     options.optimizers = options.optimizer.split(",")
     if not set(options.optimizers) <= {"sgd", "adam"} or options.threads[0] < 1 or options.rounds < 1:
         parser.error("--optimizer takes sgd and adam, --threads and --rounds numbers from 1 on")
@@ -76,8 +82,11 @@ def measure(options, command):
     from . import memory, startup, timer
 
     record = {"facts": facts(command, options.rounds), "absent": [], "results": []}
+    if options.device:
+        record["ceilings"] = _ceilings()
     for task in tasks(options):
-        entered = competitors(task.goal, options.threads, task.workload in options.compiled)
+        entered = on_device(task.goal) if options.device else competitors(
+            task.goal, options.threads, task.workload in options.compiled)
         absent = {f"{one.name} (needs {', '.join(one.missing)})": None for one in entered if one.missing}
         record["absent"] = list(dict.fromkeys([*record["absent"], *absent]))
         measured = timer.measure(task, [one for one in entered if not one.missing], options.rounds)
@@ -92,6 +101,24 @@ def measure(options, command):
     for name in record["absent"]:
         print(f"not installed: {name}")
     return record
+
+
+def _ceilings():
+    """What the CUDA device can do at most, if torch can say; raises SystemExit where hotloop can use none."""
+    from hotloop.kernels import _cuda
+
+    try:
+        _cuda.require()
+    except _cuda.DeviceError as error:
+        raise SystemExit(f"not measured: {error}") from None
+    try:
+        from .torch_cuda_peer import ceilings
+    except ImportError:
+        return {}
+    found = ceilings()
+    print(", ".join(f"{name} {value if isinstance(value, str) else format(round(value), ',')}"
+                    for name, value in found.items()) + "\n", flush=True)
+    return found
 
 
 def main():

@@ -108,6 +108,18 @@ def cores():
     return cores()
 
 
+def on_device(goal):
+    """Everyone for training on a CUDA device, ours first; predictions are not timed there."""
+    if goal == "predict":
+        return []
+    found = [(OWN, "hotloop_peer.OnDevice", (OWN, "numba_cuda")),
+             ("hotloop in order", "hotloop_peer.OrderedOnDevice", (OWN, "numba_cuda"))]
+    found += [(f"torch {name}", f"torch_cuda_peer.{make}", ("torch",)) for name, make in (
+        ("eager", "Eager"), ("graphs", "Graphs"), ("eager TF32", "EagerTF32"), ("graphs TF32", "GraphsTF32"))]
+    found += [("JAX jit", "jax_peer.JitOnDevice", ("jax",)), ("JAX scan", "jax_peer.ScanOnDevice", ("jax",))]
+    return [Competitor(name, make, None, packages) for name, make, packages in found]
+
+
 def competitors(goal, threads, compiled=False):
     """Everyone for training or prediction, ours first; compiled: torch.compile, too, which takes minutes."""
     if goal == "predict":

@@ -6,7 +6,7 @@ from .competitor import Prediction, Steps
 from .workloads import RATES, data, first_batches, weights
 
 
-def trainer(task, threads, shuffle=True):
+def trainer(task, threads, shuffle=True, backend="cpu"):
     """A trainer with the first weights; one full batch needs no shuffle."""
     workload, layers = task.workload, []
     for inputs, outputs in workload.layers:
@@ -16,17 +16,17 @@ def trainer(task, threads, shuffle=True):
                          for name, array in zip(("weight", "bias"), layer, strict=True)})
     loss = hl.MSELoss() if workload.regression else hl.CrossEntropyLoss()
     optimizer = hl.Adam(lr=RATES["adam"]) if task.goal == "adam" else hl.SGD(lr=RATES["sgd"])
-    return hl.Trainer(net, loss, optimizer, batch_size=task.rows, threads=threads,
+    return hl.Trainer(net, loss, optimizer, batch_size=task.rows, backend=backend, threads=threads,
                       shuffle=shuffle and not workload.regression)
 
 
 class Fit:
     """Whole epochs."""
 
-    compared, shuffle = True, True
+    compared, shuffle, backend = True, True, "cpu"
 
     def __init__(self, task, threads):
-        self.task, self.trainer = task, trainer(task, threads, self.shuffle)
+        self.task, self.trainer = task, trainer(task, threads, self.shuffle, self.backend)
         self.X, self.y = (array.reshape(-1, *array.shape[2:]) for array in data(task))
 
     def results(self):
@@ -40,6 +40,18 @@ class Fit:
 
 class Ordered(Fit):
     """Whole epochs of the batches as they lie, which the others are given."""
+
+    shuffle = False
+
+
+class OnDevice(Fit):
+    """Whole epochs on a CUDA device, where data and parameters stay."""
+
+    backend = "cuda"
+
+
+class OrderedOnDevice(OnDevice):
+    """Whole epochs there of the batches as they lie."""
 
     shuffle = False
 

@@ -108,3 +108,21 @@ class Predict(Prediction):
     def results(self):
         """The outputs as an array."""
         return np.asarray(self.call())
+
+
+class _OnDevice:
+    """Computes in float32 on a CUDA device."""
+
+    def __init__(self, task, threads):
+        if jax.default_backend() != "gpu":
+            raise SystemExit("JAX finds no CUDA device: install jax[cuda12] or jax[cuda13], or uninstall jax")
+        jax.config.update("jax_default_matmul_precision", "highest")
+        super().__init__(task, threads)
+
+
+class JitOnDevice(_OnDevice, Jit):
+    """A loop of steps there."""
+
+
+class ScanOnDevice(_OnDevice, Scan):
+    """A scan over an epoch there."""

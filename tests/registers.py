@@ -1,0 +1,197 @@
+"""What kernels for CUDA devices take of a device: writes docs/cuda_kernels.md, without one.
+
+`python tests/registers.py` compiles every kernel by itself, as it is launched where nothing is chained to it: Numba
+makes NVVM's intermediate code, NVIDIA's libnvvm makes PTX of that, and NVIDIA's assembler ptxas makes the device's code
+and says what a thread of it takes.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import textwrap
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from hotloop.kernels import _cuda, _jit
+from hotloop.kernels._block import BLOCK_KERNELS, SIMULATED
+from hotloop.kernels._cores import cores
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "cuda_kernels.md"
+CAPABILITIES = (7, 5), (8, 0), (9, 0)
+HEADER = """| kernel | sm_75 | sm_80 | sm_90 | sm_90, float64 | stack | stack, float64 | shared |
+|---|---|---|---|---|---|---|---|"""
+# By module: kernels of one make, whose rows the table has as one.
+GROUPS = {
+    "hotloop.kernels._elementwise": "Arithmetic and elementary functions",
+    "hotloop.kernels.activations": "Activations and their slopes",
+}
+TEXT = """# Kernels for CUDA devices
+
+`python tests/registers.py` writes this document; it needs no device. It compiles every kernel by itself, as it is
+launched where no other is chained to it: {versions}.
+
+- Registers are those of one thread, in float32 where nothing else is said, for devices of compute capability 7.5, 8.0
+  and 9.0. A block has {threads} threads, and a device's multiprocessor has 65536 registers: so many blocks share it.
+- Stack is the memory in bytes that a thread has beside them, the most of any of these devices. `sin` and `cos` are
+  NVIDIA's: in float64 they keep the digits of huge angles there, and in float32 they alone compute in float64, for such
+  angles. Any other kernel that has a stack lacks registers.
+- Shared is the memory in bytes that a block's threads share, in float32; float64 takes twice as much.
+- The three sizes of a tile are its rows, its columns, and the steps of a sum that a block takes from memory at a time.
+- Kernels that apply one formula to each element are in one row, from the least to the most.
+
+{table}
+
+{groups}
+"""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What ptxas says of a kernel for one kind of device: registers and bytes of a thread; and what PTX it was."""
+
+    registers: int
+    stack: int
+    spilled: int
+    double: str  # the first line of PTX that computes in float64, if any
+
+
+def kernels():
+    """Every kernel for CUDA of this package, by name: that of its CPU kernel, with the tile's sizes if it has one.
+
+    A kernel is left out that takes a formula from elsewhere.
+    """
+    beside = {}
+    for cpu in _jit.kernels:
+        for function in (cpu.cuda, *getattr(cpu.cuda, "larger", ())) if hasattr(cpu, "cuda") else ():
+            beside[function] = cpu.__name__
+    named = {}
+    for function in BLOCK_KERNELS:
+        if function.__module__.startswith("hotloop.") and not _jit._foreign(function):
+            name = beside.get(function, function.__name__.removesuffix("_cuda"))
+            if hasattr(function, "larger"):
+                name += f"_{function.height}x{function.span}x{_jit.names_read(function)['deep']}"
+            if named.setdefault(name, function) is not function:
+                raise ValueError(f"two kernels for CUDA are called {name}")
+    return named
+
+
+@cache
+def assembler():
+    """The path of ptxas: that of the wheel nvidia-cuda-nvcc, or one on the PATH; None if there is none."""
+    for name in ("nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12"):
+        try:
+            files = metadata.files(name) or ()
+        except metadata.PackageNotFoundError:
+            continue
+        for file in files:
+            if file.name == "ptxas":
+                return str(file.locate())
+    return shutil.which("ptxas")
+
+
+def lacking():
+    """What is missing here to compile for CUDA devices and how to get it, or nothing."""
+    if assembler() is None:
+        return "there is no ptxas: install nvidia-cuda-nvcc"
+    try:
+        _cuda.target()
+        from numba.cuda.cudadrv.nvvm import NVVM
+
+        NVVM()
+    except Exception as error:
+        return f"there is no compiler for CUDA devices ({error}): install numba-cuda and nvidia-nvvm"
+    return ""
+
+
+def examine(names, dtype, capabilities=CAPABILITIES):
+    """By compute capability, the `Usage` of what launches kernels that are chained, or one."""
+    known = kernels()
+    with _jit._uncollected():
+        codes = _cuda.ptx(tuple(known[name] for name in names), dtype, capabilities)
+    return {capability: assembled(code, capability) for capability, code in zip(capabilities, codes, strict=True)}
+
+
+def assembled(code, capability):
+    """The `Usage` of PTX on devices of a compute capability.
+
+    Raises ValueError where ptxas refuses it, or where it is for another capability.
+    """
+    device = "sm_{}{}".format(*capability)
+    if not re.search(rf"^\.target {device}\b", code, re.M):
+        raise ValueError(f"the PTX for {device} says {re.search('^[.]target.*', code, re.M)}")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(code, "utf-8")
+        said = subprocess.run([assembler(), "-v", f"-arch={device}", source, "-o", os.devnull], capture_output=True,
+                              text=True)
+    if said.returncode:
+        raise ValueError(f"ptxas for {device}: {said.stderr}")
+
+    def found(pattern):
+        return [int(number) for number in re.findall(pattern, said.stderr)]
+
+    (registers,), stack = found(r"Used (\d+) registers"), found(r"(\d+) bytes stack frame")
+    double = re.search(r"^.*\.f64.*$", code, re.M)
+    return Usage(registers, max([*stack, *found(r"(\d+) bytes cumulative stack")]),
+                 sum(found(r"(\d+) bytes spill")), double.group().strip() if double else "")
+
+
+def measure(name):
+    """The columns of a kernel, as numbers."""
+    single, double = examine([name], np.float32), examine([name], np.float64)
+    return [*(usage.registers for usage in single.values()), double[CAPABILITIES[-1]].registers,
+            *(max(usage.stack for usage in usages.values()) for usages in (single, double)),
+            kernels()[name].near * np.dtype(np.float32).itemsize]
+
+
+def document(measured):
+    """The text of the document from the columns of each kernel."""
+    rows, groups = [], {}
+    for name, function in kernels().items():
+        group = GROUPS.get(function.__module__)
+        if group is None or any(measured[name][4:6]):
+            rows.append((f"`{name}`", *measured[name]))
+        else:
+            groups.setdefault(group, []).append(name)
+    for group, names in groups.items():
+        spans = zip(*(measured[name] for name in names), strict=True)
+        rows.append((f"{group}, {len(names)} kernels", *(
+            f"{min(span)}-{max(span)}" if min(span) < max(span) else min(span) for span in spans)))
+    rows.sort(key=lambda row: row[0].strip("`").lower())
+    lists = [textwrap.fill(f"{group}: {', '.join(f'`{name}`' for name in sorted(names))}.", 120)
+             for group, names in groups.items()]
+    table = "\n".join([HEADER, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+    return TEXT.format(versions=versions(), threads=_cuda.THREADS, table=table, groups="\n\n".join(lists))
+
+
+def versions():
+    """What compiled."""
+    said = subprocess.run([assembler(), "--version"], capture_output=True, text=True, check=True).stdout
+    return (f"numba-cuda {metadata.version('numba-cuda')}, libnvvm {metadata.version('nvidia-nvvm')}, "
+            f"ptxas {re.search(r'V([0-9.]+)', said).group(1)}")
+
+
+def documented():
+    """The kernels that the document names."""
+    return set(re.findall(r"`(\w+)`", DOCUMENT.read_text("utf-8").partition("\n\n| kernel")[2]))
+
+
+def main():
+    """Compile all kernels and write the document."""
+    if SIMULATED or lacking():
+        raise SystemExit(lacking() or "the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM")
+    names = [*kernels()]
+    with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
+        DOCUMENT.write_text(document(dict(zip(names, pool.map(measure, names), strict=True))), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
