@@ -217,7 +217,8 @@ class _Bound:
         if not self.persistent:
             for larger in getattr(kernel, "larger", ()):
                 rows, columns = self._shape(instruction)
-                if (rows or self.capacity) // larger.height * (columns // larger.span) >= _ENOUGH * _cuda.processors():
+                many = (rows or self.capacity) // larger.height * (columns // larger.span)
+                if many >= _ENOUGH * _cuda.processors() and (self.dtype == np.float32 or not larger.single):
                     return larger
         return kernel
 

@@ -144,13 +144,24 @@ class _Bound:
     def _update(self, optimizer):
         """The phases that watch the value and update the parameters."""
         everything = {name: Place(name, 0, self.graph.elements) for name in self.graph.lasting}
+        gaps = self._gaps()
         self.watch = Call(sweep.observe, {"value": self.tables.place(self.graph.roots[0]),
-                                          "parameters": everything["parameters"], "size": self.graph.elements}, 0)
+                                          "parameters": everything["parameters"], "size": self.graph.elements,
+                                          "gaps": gaps, "gap_count": len(gaps)}, 0)
         op = OPS[optimizer.op]
         operands = {"w": everything["parameters"]}
         operands |= {name: everything[f"state {name}"] for name in optimizer.states()}
         self.change = Call(op.cpu, operands, self.graph.elements)
         return [(walk.EACH, [self.watch]), (walk.UNITS, [self.change])]
+
+    def _gaps(self):
+        """Address and size of what fills up each parameter's place in the gradient."""
+        base, itemsize = self.graph.lasting["gradient"].ctypes.data, self.dtype.itemsize
+        ends = [*list(self.graph.offsets.values())[1:], self.graph.elements]
+        found = [(first + int(np.prod(node.shape)), end)
+                 for (node, first), end in zip(self.graph.offsets.items(), ends, strict=True)]
+        return np.array([(base + first * itemsize, end - first) for first, end in found if first < end],
+                        np.int64).reshape(-1, 2)
 
     # the table
 

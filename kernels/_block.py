@@ -196,18 +196,19 @@ ALL = 0  # columns: a rectangle has all of them
 BLOCK_KERNELS = []  # every kernel for CUDA; its place here is how programs name it
 
 
-def block_kernel(of, over=None, height=PANEL_ROWS, span=ALL, near=THREADS, in_place=True):
+def block_kernel(of, over=None, height=PANEL_ROWS, span=ALL, near=THREADS, in_place=True, single=False):
     """Mark a function as what does on CUDA what the CPU kernel `of`, if there is one, does; it becomes `of.cuda`.
 
     over: the operand whose rows and columns are cut into rectangles for blocks: a buffer has the batch's rows, a block
     of parameters its inputs, and one row for what stands beside them; for None one block runs it, on nothing. height,
     span: rows and columns of a rectangle; a height of 1 is for what works on columns alone. near: reals that the block
-    shares. in_place: whether the result may lie where an operand of its shape does.
+    shares. in_place: whether the result may lie where an operand of its shape does. single: whether it is for float32
+    alone, since float64's numbers do not fit into registers.
     """
 
     def mark(function):
         function.over, function.height, function.span, function.near = over, height, span, near
-        function.in_place = in_place
+        function.in_place, function.single = in_place, single
         function.kind = len(BLOCK_KERNELS)
         BLOCK_KERNELS.append(function)
         if of is not None:

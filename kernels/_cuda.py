@@ -131,14 +131,17 @@ def recorded(launches):
     return functools.partial(graph.launch, device.create_stream(stream("kernels")))
 
 
-def ptx(functions, dtype, capabilities):
-    """The code of `launcher` for devices of each compute capability (major, minor), as texts; needs no device."""
-    types, function = target().types, _bound(functions, np.dtype(dtype))
+def ptx(functions, dtype, capabilities, make=None):
+    """The code of `launcher`, or of what `make` makes, for devices of each compute capability (major, minor), as texts.
+
+    They are made one by one, and need no device.
+    """
+    types, function = target().types, _bound(functions, np.dtype(dtype), make)
     from numba.cuda import compiler
 
-    library, _ = compiler._compile_pyfunc_with_fixup(function, types.void(types.int64, types.int64), device=False,
-                                                     abi="numba", cc=capabilities[0])
-    return [library.get_asm_str(capability) for capability in capabilities]
+    kind = types.void(*[types.int64] * function.__code__.co_argcount)
+    library, _ = compiler._compile_pyfunc_with_fixup(function, kind, device=False, abi="numba", cc=capabilities[0])
+    return (library.get_asm_str(capability) for capability in capabilities)
 
 
 def _bound(functions, dtype, make=None):

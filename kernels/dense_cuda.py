@@ -171,6 +171,6 @@ for _cpu, _make, _over in _MAKERS:
     _larger: list = []
     for _high, _wide, _deep in (*_SIZES, (64 if _over == "w" else PANEL_ROWS, 64, 32)):
         _kernel = _make(_high, _wide, _deep)
-        block_kernel(_cpu, _over, _high, _wide, _deep * (_high + _wide + 2 * _APART))(_kernel)
+        block_kernel(_cpu, _over, _high, _wide, _deep * (_high + _wide + 2 * _APART), single=_high > 64)(_kernel)
         _kernel.larger = tuple(_larger)  # those that do the same in larger tiles, the largest first
         _larger.append(_kernel)

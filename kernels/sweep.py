@@ -46,9 +46,17 @@ def fill(x, y, y_panel, y_panels, context, low, high):
 
 
 @kernel
-def observe(value, parameters, size, traces, update, context, low, high):
-    """Make `value` this step's loss; keep the parameters in the row of `traces` for this update, the first `update`."""
-    cells = ints(context, CONTEXT)
+def observe(value, parameters, size, traces, update, gaps, gap_count, context, low, high):
+    """Make `value` this step's loss; keep the parameters in the row of `traces` for this update, the first `update`.
+
+    What fills up the gradient of each parameter, `gaps` of address and numbers, becomes 0: formulas made it of what
+    fills up the parameter, and it may be NaN.
+    """
+    cells, gap = ints(context, CONTEXT), ints(gaps, 2 * gap_count)
+    for i in range(gap_count):
+        numbers = reals(gap[2 * i], gap[2 * i + 1])
+        for j in range(gap[2 * i + 1]):
+            numbers[j] = 0.0
     doubles(context, CONTEXT)[LOSS] = reals(value, 1)[0]
     if traces and cells[WORKER] == 0:
         copy(traces + (cells[UPDATE] - update) * size * SIZE, parameters, size)

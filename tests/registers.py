@@ -28,6 +28,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "cuda_kernels.md"
 CAPABILITIES = (7, 5), (8, 0), (9, 0)
 HEADER = """| kernel | sm_75 | sm_80 | sm_90 | sm_90, float64 | stack | stack, float64 | shared |
 |---|---|---|---|---|---|---|---|"""
+# NVIDIA's own functions, whose way for huge angles computes in float64, and has a stack for their digits.
+OF_NVIDIA = {"sin", "cos"}
 # By module: kernels of one make, whose rows the table has as one.
 GROUPS = {
     "hotloop.kernels._elementwise": "Arithmetic and elementary functions",
@@ -42,7 +44,7 @@ launched where no other is chained to it: {versions}.
   and 9.0. A block has {threads} threads, and a device's multiprocessor has 65536 registers: so many blocks share it.
 - Stack is the memory in bytes that a thread has beside them, the most of any of these devices. `sin` and `cos` are
   NVIDIA's: in float64 they keep the digits of huge angles there, and in float32 they alone compute in float64, for such
-  angles. Any other kernel that has a stack lacks registers.
+  angles. Any other kernel that has a stack lacks registers; those that would in float64 are for float32 alone.
 - Shared is the memory in bytes that a block's threads share, in float32; float64 takes twice as much.
 - The three sizes of a tile are its rows, its columns, and the steps of a sum that a block takes from memory at a time.
 - Kernels that apply one formula to each element are in one row, from the least to the most.
@@ -111,12 +113,27 @@ def lacking():
     return ""
 
 
-def examine(names, dtype, capabilities=CAPABILITIES):
-    """By compute capability, the `Usage` of what launches kernels that are chained, or one."""
-    known = kernels()
-    with _jit._uncollected():
-        codes = _cuda.ptx(tuple(known[name] for name in names), dtype, capabilities)
-    return {capability: assembled(code, capability) for capability, code in zip(capabilities, codes, strict=True)}
+def examine(names, dtype, capabilities=CAPABILITIES, walks=False):
+    """By compute capability, the `Usage` of what launches kernels that are chained, or one; or of what walks over them.
+
+    Raises ValueError where one cannot be compiled, with what it was for: it can be sent to another process.
+    """
+    known, found, what = kernels(), {}, f"{' | '.join(names)} in {np.dtype(dtype)}"
+    functions = tuple(sorted({known[name] for name in names}, key=lambda function: function.kind))
+    try:
+        with _jit._uncollected():
+            codes = _cuda.ptx(functions, dtype, capabilities, _cuda._walk if walks else None)
+            for capability in capabilities:
+                what = f"{' | '.join(names)} in {np.dtype(dtype)} for {device(capability)}"
+                found[capability] = assembled(next(codes), capability)
+    except Exception as error:
+        raise ValueError(f"{what}: {error}") from None
+    return found
+
+
+def device(capability):
+    """The compiler's name of devices of a compute capability."""
+    return "sm_{}{}".format(*capability)
 
 
 def assembled(code, capability):
@@ -124,32 +141,34 @@ def assembled(code, capability):
 
     Raises ValueError where ptxas refuses it, or where it is for another capability.
     """
-    device = "sm_{}{}".format(*capability)
-    if not re.search(rf"^\.target {device}\b", code, re.M):
-        raise ValueError(f"the PTX for {device} says {re.search('^[.]target.*', code, re.M)}")
+    target = re.search(r"^\.target (\w+)", code, re.M)
+    if target is None or target.group(1) != device(capability):
+        raise ValueError(f"its PTX is for {target and target.group(1)}")
+    partly = ["-c"] if ".extern .func" in code else []  # the rest, by which blocks meet, is the driver's
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(code, "utf-8")
-        said = subprocess.run([assembler(), "-v", f"-arch={device}", source, "-o", os.devnull], capture_output=True,
-                              text=True)
+        said = subprocess.run([assembler(), "-v", *partly, f"-arch={device(capability)}", source, "-o", os.devnull],
+                              capture_output=True, text=True)
     if said.returncode:
-        raise ValueError(f"ptxas for {device}: {said.stderr}")
+        raise ValueError(f"ptxas says {said.stderr}")
 
-    def found(pattern):
+    def numbers(pattern):
         return [int(number) for number in re.findall(pattern, said.stderr)]
 
-    (registers,), stack = found(r"Used (\d+) registers"), found(r"(\d+) bytes stack frame")
+    (registers,), stack = numbers(r"Used (\d+) registers"), numbers(r"(\d+) bytes (?:stack frame|cumulative stack)")
     double = re.search(r"^.*\.f64.*$", code, re.M)
-    return Usage(registers, max([*stack, *found(r"(\d+) bytes cumulative stack")]),
-                 sum(found(r"(\d+) bytes spill")), double.group().strip() if double else "")
+    return Usage(registers, max(stack), sum(numbers(r"(\d+) bytes spill")), double.group().strip() if double else "")
 
 
 def measure(name):
     """The columns of a kernel, as numbers."""
-    single, double = examine([name], np.float32), examine([name], np.float64)
-    return [*(usage.registers for usage in single.values()), double[CAPABILITIES[-1]].registers,
-            *(max(usage.stack for usage in usages.values()) for usages in (single, double)),
-            kernels()[name].near * np.dtype(np.float32).itemsize]
+    single, double = examine([name], np.float32), None
+    if not kernels()[name].single:
+        double = examine([name], np.float64)
+    stacks = [max(usage.stack for usage in usages.values()) if usages else "" for usages in (single, double)]
+    return [*(usage.registers for usage in single.values()), double[CAPABILITIES[-1]].registers if double else "",
+            *stacks, kernels()[name].near * np.dtype(np.float32).itemsize]
 
 
 def document(measured):
@@ -185,12 +204,15 @@ def documented():
 
 
 def main():
-    """Compile all kernels and write the document."""
+    """Compile all kernels and write the document; it ends with status 1 where registers are too few."""
     if SIMULATED or lacking():
         raise SystemExit(lacking() or "the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM")
-    names = [*kernels()]
     with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
-        DOCUMENT.write_text(document(dict(zip(names, pool.map(measure, names), strict=True))), "utf-8")
+        measured = dict(zip(kernels(), pool.map(measure, kernels()), strict=True))
+    DOCUMENT.write_text(document(measured), "utf-8")
+    short = [name for name, columns in measured.items() if any(columns[4:6]) and name not in OF_NVIDIA]
+    if short:
+        raise SystemExit(f"these have too few registers: {', '.join(short)}")
 
 
 if __name__ == "__main__":

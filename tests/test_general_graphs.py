@@ -266,3 +266,12 @@ def test_every_optimizer_minimizes(kind):
     for descent in others:
         np.testing.assert_allclose(descent.values, expected.values, rtol=1e-10)
         np.testing.assert_allclose(descent.parameters["w"], expected.parameters["w"], rtol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu", "cuda"])
+def test_what_fills_up_a_parameter_stops_no_descent(backend):
+    """The logarithm of zero stands there."""
+    graph = hl.Graph()
+    w, v = graph.parameter("w", [1.0, 2.0, 3.0]), graph.parameter("v", 0.5)
+    program = graph.compile((hl.log(w) ** 2).sum() + 1 / v, backend=backend)
+    assert np.isfinite(program.minimize(hl.SGD(lr=0.1), 3).values).all()
