@@ -335,9 +335,14 @@ class CudaLowering(Arithmetic):
 
     @staticmethod
     def _register(name):
+        """A special register, read where it is asked for.
+
+        What the compiler knows to be the same throughout a kernel it computes with ahead of all loops, for every
+        instruction of a program that is one kernel: then registers do not suffice.
+        """
         def emit(builder):
-            number = builder.call(declared(builder, f"llvm.nvvm.read.ptx.sreg.{name}", I32, []), [])
-            return builder.zext(number, I64)
+            read = ir.FunctionType(I32, [])
+            return builder.zext(builder.asm(read, f"mov.u32 $0, %{name};", "=r", [], side_effect=True), I64)
 
         return simple(types.int64(), emit)
 

@@ -7,7 +7,6 @@ and says what a thread of it takes.
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import textwrap
@@ -87,16 +86,12 @@ def kernels():
 
 @cache
 def assembler():
-    """The path of ptxas: that of the wheel nvidia-cuda-nvcc, or one on the PATH; None if there is none."""
-    for name in ("nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12"):
-        try:
-            files = metadata.files(name) or ()
-        except metadata.PackageNotFoundError:
-            continue
-        for file in files:
-            if file.name == "ptxas":
-                return str(file.locate())
-    return shutil.which("ptxas")
+    """The path of ptxas in the wheel nvidia-cuda-nvcc, or None: another one may be too old for what libnvvm writes."""
+    try:
+        files = metadata.files("nvidia-cuda-nvcc") or ()
+    except metadata.PackageNotFoundError:
+        return None
+    return next((str(file.locate()) for file in files if file.name == "ptxas"), None)
 
 
 def lacking():

@@ -26,7 +26,11 @@ from hotloop.kernels._block import BLOCK_KERNELS
 from hotloop.kernels.losses import LOSSES
 
 BOTH = [((33, 5), "float32"), ((3, 33), "float64")]
-forms = pytest.mark.parametrize(("shape", "dtype"), BOTH, ids=str)
+
+
+def turns(given):
+    """Every case with one of both shapes and dtypes, in turns; the simulator's threads take their time."""
+    return [pytest.param(*param.values, *BOTH[place % 2], id=param.id) for place, param in enumerate(given)]
 ELSEWHERE = {"track_moments", "batch_moments", "batch_norm_sums"}  # in whole networks: see test_cuda_networks
 
 
@@ -38,8 +42,7 @@ def test_every_op_is_tested():
                for function in BLOCK_KERNELS)
 
 
-@pytest.mark.parametrize(("name", "case"), cases(ROWWISE))
-@forms
+@pytest.mark.parametrize(("name", "case", "shape", "dtype"), turns(cases(ROWWISE)))
 def test_rowwise(name, case, shape, dtype):
     op, (rows, cols), dtype = OPS[name], shape, np.dtype(dtype)
     inputs = rowwise_inputs(name, case, shape, dtype)
@@ -54,8 +57,7 @@ def test_rowwise(name, case, shape, dtype):
         close(machine(*inputs), expected, dtype, op.tolerance, terms, scale)
 
 
-@pytest.mark.parametrize(("name", "case"), cases(sorted(LOSSES)))
-@forms
+@pytest.mark.parametrize(("name", "case", "shape", "dtype"), turns(cases(sorted(LOSSES))))
 def test_losses(name, case, shape, dtype):
     (rows, cols), case, dtype = shape, fitted(case, shape[1]), np.dtype(dtype)
     x, y, weights = prediction_and_target(name, case, shape, dtype)
@@ -107,8 +109,9 @@ LAYER_CASES = [(name, case, form) for name, form in OPERANDS.items() if name not
                                                ("prelu_weight_gradient", {}, "xx1")]
 
 
-@pytest.mark.parametrize(("name", "case", "form"), LAYER_CASES, ids=str)
-@pytest.mark.parametrize(("shape", "dtype"), [((33, 10), "float32"), ((3, 70), "float64")], ids=str)
+@pytest.mark.parametrize(("name", "case", "form", "shape", "dtype"), [
+    (*one, *(((33, 10), "float32"), ((3, 70), "float64"))[place % 2])
+    for place, one in enumerate(LAYER_CASES)], ids=str)
 def test_layers(name, case, form, shape, dtype):
     """Normalization, vectors, random numbers and pooling."""
     (rows, cols), generator, op, dtype = shape, np.random.default_rng(sum(shape)), OPS[name], np.dtype(dtype)

@@ -24,10 +24,9 @@ CHAINS = [
     (FORWARD, "gelu_forward"),
     ("dense_forward_128x128x8", "gelu_forward"),
     ("dense_input_gradient_128x128x8", "gelu_backward"),
-    ("affine_weight_gradient", "clip_value", "adam"),
     ("clip_norm", "adam"),
     (GRADIENT, "penalty_gradient", "clip_value", "adam"),
-    *((GRADIENT, name) for name in OPTIMIZERS),
+    *((GRADIENT, name) for name in OPTIMIZERS if name != "adam"),
 ]
 # A small program's whole step.
 STEP = ("begin_step", "gather", FORWARD, "gelu_forward", "mse_loss", "total_loss", "keep_loss", "gelu_backward", DOWN,
