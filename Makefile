@@ -15,15 +15,20 @@ examples: .venv/.examples
 figures: examples
 	cp examples/output/*.png examples/figures
 
+# Compiling for CUDA devices has processes of its own, which share nothing with the other tests.
+PYTEST = -m pytest -n auto --maxprocesses 8 --dist worksteal
+
 test: .venv/.test
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python $(PYTEST) --ignore=tests/test_cuda_ptx.py
+	$(BIN)/python $(PYTEST) tests/test_cuda_ptx.py
 
 # The same on the oldest versions that pyproject.toml allows, in an environment of its own.
 test-oldest:
 	$(PYTHON) -m venv --clear build/oldest
 	sed -n 's/^dependencies = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr ',' '\n' | sed 's/>=/==/' > build/oldest/versions
 	build/oldest/bin/pip install -qq --disable-pip-version-check -c build/oldest/versions -e '.[test]'
-	build/oldest/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	build/oldest/bin/python $(PYTEST) --ignore=tests/test_cuda_ptx.py
+	build/oldest/bin/python $(PYTEST) tests/test_cuda_ptx.py
 
 # The CUDA tests on a device, not in the simulator; CUDA is the driver's version, 12 or 13.
 CUDA = 12
