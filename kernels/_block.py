@@ -8,7 +8,6 @@ out.
 """
 
 import os
-import threading
 
 import numpy as np
 
@@ -24,29 +23,32 @@ WARPS = THREADS // PANEL_ROWS
 COLUMNS = WARPS  # that a block sums over the batch, a warp each
 
 
+strand = None  # gives the simulator's thread that runs; `_cuda_simulator` says how
+
+
 def block_x():
     """The block's place along the grid's first axis."""
-    return threading.current_thread().blockIdx.x
+    return strand().block[0]
 
 
 def block_y():
     """The block's place along the grid's second axis."""
-    return threading.current_thread().blockIdx.y
-
-
-def meet():
-    """Wait until every block of the grid is here; what any wrote before is seen by all after."""
-    raise NotImplementedError("Numba's simulator runs a block after the other: see _cuda_simulator")
+    return strand().block[1]
 
 
 def thread():
     """The thread's number in its block."""
-    return threading.current_thread().threadIdx.x
+    return strand().number
 
 
 def barrier():
     """Wait until every thread of the block is here; what any wrote before is seen by all after."""
-    threading.current_thread().syncthreads()
+    strand().wait("block")
+
+
+def meet():
+    """Wait until every block of the grid is here; what any wrote before is seen by all after."""
+    strand().wait("grid")
 
 
 _near = np.full(NEAR, np.nan)
@@ -130,13 +132,18 @@ def warp():
     return thread() // PANEL
 
 
-def add_warps(value):
-    """The sum over warps of the values of threads in the same lane, in the order of warps."""
-    barrier()
+def exchanged(value):
+    """The values of all threads of the block, by their numbers."""
+    barrier()  # what was exchanged before is read
     shared = nears(0, THREADS)
     shared[thread()] = value
     barrier()
-    total = real(0.0)
+    return shared
+
+
+def add_warps(value):
+    """The sum over warps of the values of threads in the same lane, in the order of warps."""
+    shared, total = exchanged(value), real(0.0)
     for i in range(WARPS):
         total += shared[i * PANEL + lane()]
     return total
@@ -144,11 +151,7 @@ def add_warps(value):
 
 def largest_of_warps(value):
     """The largest over warps of the values of threads in the same lane; NaN where one is NaN."""
-    barrier()
-    shared = nears(0, THREADS)
-    shared[thread()] = value
-    barrier()
-    top = value
+    shared, top = exchanged(value), value
     for i in range(WARPS):
         other = shared[i * PANEL + lane()]
         if other > top or other != other:
@@ -158,11 +161,7 @@ def largest_of_warps(value):
 
 def add_lanes(value):
     """The sum over lanes of the values of threads in the same warp, in four chains."""
-    barrier()
-    shared = nears(0, THREADS)
-    shared[thread()] = value
-    barrier()
-    first = thread() - lane()
+    shared, first = exchanged(value), thread() - lane()
     a, b, c, d = real(0.0), real(0.0), real(0.0), real(0.0)
     for i in range(first, first + PANEL, 4):
         a += shared[i]

@@ -70,12 +70,12 @@ def _forget_views():
 
 def lowering(dtype):
     """What stands for primitives, by name; the others are what they are in plain Python."""
-    kernel.BlockManager = Block
+    kernel.BlockManager, _block.strand = Block, greenlet.getcurrent
     declare(_block._near.ctypes.data, _block._near.nbytes)
     kinds = {"reals": dtype, "doubles": np.dtype(np.float64), "ints": np.dtype(np.int64)}
     first, view = _block._near.ctypes.data, _view(dtype)
     return {name: _view(kind) for name, kind in kinds.items()} | {
-        "nears": lambda place, size: view(first + place * dtype.itemsize, size)} | _THREADS
+        "nears": lambda place, size: view(first + place * dtype.itemsize, size)}
 
 
 def _view(dtype):
@@ -97,8 +97,12 @@ class Strand(greenlet.greenlet):
 
     def __init__(self, function, block, number):
         super().__init__(function)
-        self.blockIdx, self.number = block, number
+        self.block, self.number = block, number
         self.gr_context = contextvars.copy_context()
+
+    def wait(self, what):
+        """Let others go on until all of the "block", or the "grid", wait."""
+        self.parent.switch(what)
 
 
 _waiting: list = []  # threads of the blocks that wait for all of their grid, block by block
@@ -141,26 +145,3 @@ class Block:
                 _waiting.append(strands)
                 return
             calls = [(strand, ()) for strand in strands]
-
-
-def _thread():
-    return greenlet.getcurrent().number
-
-
-def _block_x():
-    return greenlet.getcurrent().blockIdx[0]
-
-
-def _block_y():
-    return greenlet.getcurrent().blockIdx[1]
-
-
-def _barrier():
-    greenlet.getcurrent().parent.switch("block")
-
-
-def _meet():
-    greenlet.getcurrent().parent.switch("grid")
-
-
-_THREADS = {"thread": _thread, "block_x": _block_x, "block_y": _block_y, "barrier": _barrier, "meet": _meet}
