@@ -4,12 +4,13 @@ from itertools import groupby
 
 import numpy as np
 
-from hotloop.kernels import OPS, _cuda, _jit, _steps
+from hotloop.kernels import OPS, _cuda, _steps
 from hotloop.kernels._block import operands
 
 from .arena import Arena, region_number
 from .cpu_backend import ahead, bits
 from .device_arrays import DeviceArray, taken
+from .launches import Player, coefficients, put_real
 from .order import permute
 from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
@@ -153,7 +154,6 @@ class _Bound:
         self.shapes = {host: self._shape(host) for host in steps}  # rows, None for the batch's, and columns
         for number, part in enumerate(self.parts):
             self._fill(part, number)
-        self.coefficients = _cuda.Memory(0)
         if self.persistent:
             self._make_walk()
         else:
@@ -168,8 +168,10 @@ class _Bound:
         row[: _cuda.HEAD] = (function.kind, rows or 0, kernel.height, columns, kernel.span or columns,
                              0 if chain is None else self._row(chain))
         for cell, name in enumerate(operands(function), _cuda.HEAD):
-            real = function.__annotations__.get(name) is float
-            row[cell] = self._value(part, host, name, number * self.table.shape[1] + cell, real)
+            if function.__annotations__.get(name) is float:
+                put_real(row[cell : cell + 1], part.operands[name], self.dtype)
+            else:
+                row[cell] = self._value(part, host, name, number * self.table.shape[1] + cell)
 
     def _row(self, part):
         """Where the row of an instruction stands on the device."""
@@ -187,7 +189,7 @@ class _Bound:
             kernels = [self.kernels[part] for part in (host, *host.chained())]
             self.launches.append((_cuda.launcher(_ordered(kernels), self.dtype), self._grid(host), self._near(kernels),
                                   self._row(host), self.context.address))
-        self.recorded = None
+        self.play = Player(self.launches)
 
     def _make_walk(self):
         kernels = self.kernels.values()
@@ -237,7 +239,7 @@ class _Bound:
             rows, columns = None, value.cols
         return 1 if instruction.kernel.height == 1 else rows, columns
 
-    def _value(self, part, host, name, cell, real):
+    def _value(self, part, host, name, cell):
         """What a cell of the table holds for the operand `name` of an instruction that runs with `host`."""
         given, program, itemsize = part.operands, self.program, self.dtype.itemsize
         if name in ("slopes", "block_place", "block_height"):
@@ -263,7 +265,7 @@ class _Bound:
             self.constants.append(_cuda.Memory(array.nbytes))
             self.constants[-1].write(array)
             return self.constants[-1].address
-        return self._bits(value or 0, real)
+        return bits(value or 0)
 
     def _of_block(self, host, name):
         """What instructions on a block of parameters are told: the gradient, the block's place and panels' rows."""
@@ -275,14 +277,6 @@ class _Bound:
             return block.first if name == "block_place" else block.inputs + 1
         return 0 if name == "block_place" else host.operands["size"] // self.program.layout.panel
 
-    def _bits(self, value, real):
-        """A number as it stands in a cell: an integer, or the bits of a real in the cell's first bytes."""
-        if not real:
-            return bits(value)
-        cell = np.zeros(1, np.int64)
-        cell.view(self.dtype)[0] = value
-        return int(cell[0])
-
     def start(self, given, ahead, steps, start, rows, batch, update, strict, settings):
         """Have the device begin a run, on arrays there by name; `finish` waits for it."""
         table = self.table.reshape(-1)
@@ -293,7 +287,9 @@ class _Bound:
         self.memory.write(self.table)
         self.losses = losses = _cuda.Memory(steps * self.dtype.itemsize if self.keeps_loss else 0)
         self.count = steps
-        width = self._make_coefficients(settings, steps, update)
+        self.coefficients, width = _cuda.Memory(0), 0
+        if self.updates is not None:
+            self.coefficients, width = coefficients(self.updates.op, settings, steps, update, self.dtype)
         cells = np.zeros(_steps.CONTEXT, np.int64)
         cells[[_steps.MOST, _steps.TOTAL, _steps.AHEAD, _steps.NEXT, _steps.FIRST_UPDATE, _steps.STRICT, _steps.LOSSES,
                _steps.TABLE, _steps.WIDTH]] = (batch, rows, ahead, start, update, strict, losses.address,
@@ -323,27 +319,8 @@ class _Bound:
                          self.table.shape[1] * 8, self.context.address, self.blocks, self.flaw.address, steps)
             return
         self.context.write(cells)
-        if self.recorded is None:  # what is launched for the first time is compiled, which cannot be recorded
-            _cuda.launch_all(self.launches)
-            self.recorded = _cuda.recorded(self.launches)
-            steps -= 1
         for _ in range(steps):
-            self.recorded()
-
-    def _make_coefficients(self, settings, steps, update):
-        """A row of what the optimizer's kernel takes for each step, on the device; the numbers of a row."""
-        if self.updates is None:
-            return 0
-        cpu = OPS[self.updates.op].cpu
-        given = np.empty((steps, len(cpu.settings)))
-        for place, name in enumerate(cpu.settings):
-            given[:, place] = settings[name]
-        made = np.empty((steps, cpu.width), self.dtype)
-        row = np.array([*[0] * _jit.HEADER, given.ctypes.data, made.ctypes.data, update], np.int64)
-        _jit.caller(cpu.table, self.dtype)(row.ctypes.data, 0, 0, steps)
-        self.coefficients = _cuda.Memory(made.nbytes)
-        self.coefficients.write(made)
-        return cpu.width
+            self.play()
 
 
 def _ordered(kernels):

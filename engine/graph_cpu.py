@@ -10,6 +10,7 @@ from hotloop.kernels._cores import cores
 
 from . import team
 from .cpu_backend import address, aligned_zeros, bits, changing, layout
+from .graph_engine import GraphEngine
 from .graph_tables import Call, Place, Tables
 from .run import Outcome
 
@@ -18,7 +19,7 @@ _WORK_PER_WORKER = 1e6  # bytes that an operation reads and writes, times operat
 _BRIEF_WORK = 1e5  # the same, of what takes too little time to let other threads of Python run meanwhile
 
 
-class CpuGraph:
+class CpuGraph(GraphEngine):
     """Executes the `live` nodes of a graph for `roots`; parameters are kept between runs.
 
     updated: pairs of parameter and gradient node that `descend` trains; gradients are roots, each its own node.
@@ -51,19 +52,8 @@ class CpuGraph:
         """Set a parameter."""
         self.views[node][...] = value
 
-    def run(self, inputs, batch):
-        """The roots' values, new arrays, for arrays of the graph's dtype by input node."""
-        return self.runner(batch)(inputs)
-
-    def runner(self, batch):
-        """What `run` does, for this size of the batch."""
-        return self._bind(batch).run
-
-    def _bind(self, batch, optimizer=None):
-        key = batch, None if optimizer is None else (optimizer.op, optimizer.states())
-        if key not in self.bound:
-            self.bound[key] = _Bound(self, batch, optimizer)
-        return self.bound[key]
+    def _make(self, batch, optimizer):
+        return _Bound(self, batch, optimizer)
 
     def descend(self, inputs, batch, optimizer, settings, steps, goal, traced):
         """Update the parameters `steps` times, or until the first root is below `goal`; Outcome and trace."""

@@ -2,18 +2,20 @@
 
 import numpy as np
 
-from hotloop.kernels import OPS, _cuda, _jit, _steps, sweep
+from hotloop.kernels import OPS, _cuda, _steps, sweep
 from hotloop.kernels._block import PANEL_ROWS, operands
 
 from .cuda_backend import layout
 from .graph_cuda_tables import CudaTables, Launch, array_bytes
+from .graph_engine import GraphEngine
 from .graph_tables import Place
+from .launches import Player, coefficients, put_real
 from .run import Outcome
 
 _LOOK = 64  # steps after which the host asks whether the device has stopped
 
 
-class CudaGraph:
+class CudaGraph(GraphEngine):
     """Has the methods of `CpuGraph`; parameters stay on the device, and a descent does, too."""
 
     def __init__(self, live, roots, dtype, threads, updated=()):
@@ -42,19 +44,8 @@ class CudaGraph:
         """Set a parameter."""
         self.lasting["parameters"].write(np.ascontiguousarray(value, self.dtype), self.offsets[node])
 
-    def run(self, inputs, batch):
-        """The roots' values, new arrays, for arrays of the graph's dtype by input node."""
-        return self.runner(batch)(inputs)
-
-    def runner(self, batch):
-        """What `run` does, for this size of the batch."""
-        return self._bind(batch).run
-
-    def _bind(self, batch, optimizer=None):
-        key = batch, None if optimizer is None else (optimizer.op, optimizer.states())
-        if key not in self.bound:
-            self.bound[key] = _Bound(self, batch, optimizer)
-        return self.bound[key]
+    def _make(self, batch, optimizer):
+        return _Bound(self, batch, optimizer)
 
     def descend(self, inputs, batch, optimizer, settings, steps, goal, traced):
         """Update the parameters `steps` times, or until the first root is below `goal`; Outcome and trace."""
@@ -92,8 +83,8 @@ class _Bound:
         self.views.write(np.array(tables.views, np.int64))
         self.context = _cuda.Memory(_steps.CONTEXT * 8)
         self._make_table([launch for launch in launches if launch.units and launch.columns])
-        self.play_traced = _Player([what for _, what in self.launches])
-        self.play = _Player([what for launch, what in self.launches if launch is not self.keep])
+        self.play_traced = Player([what for _, what in self.launches])
+        self.play = Player([what for launch, what in self.launches if launch is not self.keep])
 
     def _step(self, launches):
         """The launches of a step that ends with an update."""
@@ -150,8 +141,7 @@ class _Bound:
         if isinstance(value, Place):
             cell[0] = self._memory(value).address + value.offset
         elif launch.kernel.__annotations__.get(name) is float:
-            cell[:] = 0
-            cell.view(self.dtype)[0] = value
+            put_real(cell, value, self.dtype)
         else:
             cell[0] = value
 
@@ -192,13 +182,13 @@ class _Bound:
         elements = self.graph.bytes // self.dtype.itemsize
         losses = _cuda.Memory(steps * self.dtype.itemsize)
         traces = _cuda.Memory((steps + 1) * self.graph.bytes if traced else 0)
-        coefficients, width = self._coefficients(settings, steps)
+        table, width = coefficients(self.optimizer.op, settings, steps, 1, self.dtype)
         self._set(self.watch, "goal", _at_least(goal, self.dtype))
         self._set(self.keep, "traces", traces.address)
         self.memory.write(self.table)
         cells = np.zeros(_steps.CONTEXT, np.int64)
         cells[[_steps.MOST, _steps.TOTAL, _steps.FIRST_UPDATE, _steps.LOSSES, _steps.TABLE, _steps.WIDTH]] = (
-            1, 1, 1, losses.address, coefficients.address, width)
+            1, 1, 1, losses.address, table.address, width)
         self.context.write(cells)
         self._write(inputs)
         play = self.play_traced if traced else self.play
@@ -215,38 +205,6 @@ class _Bound:
         trace = np.empty((done + 1, elements) if traced else 0, self.dtype)
         traces.read(trace)
         return Outcome(found, done, {_steps.LOSS_STOP: "loss", _steps.UPDATE_STOP: "update"}.get(stopped)), trace
-
-    def _coefficients(self, settings, steps):
-        """A row of what the optimizer's kernel takes for each step, on the device, and the numbers of a row."""
-        cpu = OPS[self.optimizer.op].cpu
-        given = np.empty((steps, len(cpu.settings)))
-        for place, name in enumerate(cpu.settings):
-            given[:, place] = settings[name]
-        made = np.empty((steps, cpu.width), self.dtype)
-        row = np.array([*[0] * _jit.HEADER, given.ctypes.data, made.ctypes.data, 1], np.int64)
-        _jit.caller(cpu.table, self.dtype)(row.ctypes.data, 0, 0, steps)
-        memory = _cuda.Memory(made.nbytes)
-        memory.write(made)
-        return memory, cpu.width
-
-
-class _Player:
-    """Makes launches: the first time one by one, as they are compiled then, from then on with one call of the driver.
-
-    launches: what `_cuda.launch` takes for each.
-    """
-
-    def __init__(self, launches):
-        self.launches, self.known, self.recorded = launches, False, None
-
-    def __call__(self):
-        if not self.known:
-            _cuda.launch_all(self.launches)
-            self.known = True
-            return
-        if self.recorded is None:
-            self.recorded = _cuda.recorded(self.launches)
-        self.recorded()
 
 
 def _at_least(number, dtype):

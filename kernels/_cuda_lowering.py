@@ -11,7 +11,7 @@ from numba.cuda.typing.templates import AbstractTemplate, infer_global
 
 from ._arithmetic import Arithmetic
 from ._block import QUAD
-from ._intrinsics import I32, I64, declared, made_simple
+from ._intrinsics import I32, I64, declared, made_simple, type_elements
 
 GLOBAL, SHARED = 1, 3  # LLVM's numbers for the memory of the device, and of a block
 
@@ -31,22 +31,7 @@ class _SpanModel(models.PrimitiveModel):
         super().__init__(manager, span, element.as_pointer(span.space))
 
 
-@infer_global(operator.getitem)
-class _SpanGet(AbstractTemplate):
-    def generic(self, arguments, keywords):
-        span, index = arguments
-        if isinstance(span, _Span) and isinstance(index, types.Integer):
-            return span.dtype(span, types.int64)
-        return None
-
-
-@infer_global(operator.setitem)
-class _SpanSet(AbstractTemplate):
-    def generic(self, arguments, keywords):
-        span, index, _ = arguments
-        if isinstance(span, _Span) and isinstance(index, types.Integer):
-            return types.none(span, types.int64, span.dtype)
-        return None
+type_elements(_Span, AbstractTemplate, infer_global)
 
 
 @lower_builtin(operator.getitem, _Span, types.int64)

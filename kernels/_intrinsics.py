@@ -27,22 +27,28 @@ class _SpanModel(models.StructModel):
         super().__init__(manager, span, [("data", types.CPointer(span.dtype)), ("size", types.int64)])
 
 
-@infer_global(operator.getitem)
-class _SpanGet(AbstractTemplate):
-    def generic(self, arguments, keywords):
-        span, index = arguments
-        if isinstance(span, _Span) and isinstance(index, types.Integer):
-            return span.dtype(span, types.int64)
-        return None
+def type_elements(kind, template, infer):
+    """Tell a target's typing that spans of `kind` have elements, by its base class and decorator for templates."""
+
+    class Get(template):
+        def generic(self, arguments, keywords):
+            span, index = arguments
+            if isinstance(span, kind) and isinstance(index, types.Integer):
+                return span.dtype(span, types.int64)
+            return None
+
+    class Set(template):
+        def generic(self, arguments, keywords):
+            span, index, _ = arguments
+            if isinstance(span, kind) and isinstance(index, types.Integer):
+                return types.none(span, types.int64, span.dtype)
+            return None
+
+    infer(operator.getitem)(Get)
+    infer(operator.setitem)(Set)
 
 
-@infer_global(operator.setitem)
-class _SpanSet(AbstractTemplate):
-    def generic(self, arguments, keywords):
-        span, index, _ = arguments
-        if isinstance(span, _Span) and isinstance(index, types.Integer):
-            return types.none(span, types.int64, span.dtype)
-        return None
+type_elements(_Span, AbstractTemplate, infer_global)
 
 
 @lower_builtin(operator.getitem, _Span, types.int64)

@@ -78,7 +78,7 @@ def kernels():
         if function.__module__.startswith("hotloop.") and not _jit._foreign(function):
             name = beside.get(function, function.__name__.removesuffix("_cuda"))
             if hasattr(function, "larger"):
-                name += f"_{function.height}x{function.span}x{_jit.names_read(function)['deep']}"
+                name += f"_{function.height}x{function.span}x{function.deep}"
             if named.setdefault(name, function) is not function:
                 raise ValueError(f"two kernels for CUDA are called {name}")
     return named

@@ -16,7 +16,7 @@ from machine import (
     prediction_and_target,
 )
 from test_layer_ops import OPERANDS, draw, scale_of
-from test_ops import CHANGES, cases, divisor, magnitude, rowwise_inputs
+from test_ops import CHANGES, cases, check_dense, divisor, magnitude, rowwise_inputs
 from test_updates import UPDATES
 from tolerances import close
 
@@ -79,29 +79,7 @@ def test_losses(name, case, shape, dtype):
                                               ((3, 70, 2), "float64"), ((1, 1, 1), "float64")], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 def test_dense(sizes, dtype, bias):
-    """The forward op, and the gradients of input, weight and bias; each element is one chain of multiply-adds."""
-    rows, inputs, outputs = sizes
-    generator = np.random.default_rng(rows)
-    shapes = {"x": (rows, inputs), "y": (rows, outputs), "w": (outputs, inputs), "b": (outputs,)}
-    values = {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
-    graph = Graph()
-    x, dy = graph.input("x", (None, inputs)), graph.target("y", (None, outputs))
-    w, *b = [graph.parameter(name, shape=shapes[name]) for name in ("w", "b")][: 1 + bias]
-    y, dx = graph.apply("dense", x, w, *b), graph.apply("dense_input_gradient", dy, w)
-    gradients = {w: graph.apply("dense_weight_gradient", x, dy)} | {
-        node: graph.apply("dense_bias_gradient", dy) for node in b}
-
-    def check(actual, node, terms):
-        operands = [values[operand.name].astype(np.float64) for operand in node.inputs]
-        scale = OPS[node.op].reference({}, *map(abs, operands))
-        close(actual, OPS[node.op].reference({}, *operands), dtype, OPS[node.op].tolerance, terms, scale)
-
-    parameters = {node.name: values[node.name] for node in (w, *b)}
-    check(Machine("cuda", dtype, graph, rows, parameters, prediction=y)(values["x"]), y, inputs + 1)
-    machine = Machine("cuda", dtype, graph, rows, parameters, prediction=dx, gradients=gradients)
-    check(machine(values["x"], values["y"]), dx, outputs)
-    for parameter, node in gradients.items():
-        check(machine.gradient(parameter), node, rows)
+    check_dense("cuda", sizes, bias, np.dtype(dtype))
 
 
 LAYER_CASES = [(name, case, form) for name, form in OPERANDS.items() if name not in ELSEWHERE

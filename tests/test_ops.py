@@ -134,7 +134,11 @@ def divisor(name, case, exact):
 @pytest.mark.parametrize("sizes", DENSE_SIZES, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 def test_dense(sizes, bias, dtype):
-    """The forward op, and the gradients of input, weight and bias."""
+    check_dense("cpu", sizes, bias, dtype)
+
+
+def check_dense(backend, sizes, bias, dtype):
+    """The forward op, and the gradients of input, weight and bias, against their references."""
     rows, inputs, outputs = sizes
     generator = np.random.default_rng(rows)
     shapes = {"x": (rows, inputs), "y": (rows, outputs), "w": (outputs, inputs), "b": (outputs,)}
@@ -152,10 +156,11 @@ def test_dense(sizes, bias, dtype):
         close(actual, OPS[node.op].reference({}, *operands), dtype, OPS[node.op].tolerance, terms, scale)
 
     parameters = {node.name: values[node.name] for node in (w, *b)}
-    for machine in in_place_and_apart("dense", dtype, graph, rows, parameters, prediction=y):
+    for machine in in_place_and_apart("dense", dtype, graph, rows, parameters, backend=backend, prediction=y):
         check(machine(values["x"]), y, inputs + 1)
     for name in ("dense_input_gradient", "dense_parameter_gradient"):
-        for machine in in_place_and_apart(name, dtype, graph, rows, parameters, prediction=dx, gradients=gradients):
+        for machine in in_place_and_apart(name, dtype, graph, rows, parameters, backend=backend, prediction=dx,
+                                          gradients=gradients):
             check(machine(values["x"], values["y"]), dx, outputs)
             for parameter, node in gradients.items():
                 check(machine.gradient(parameter), node, max(rows, 1))
