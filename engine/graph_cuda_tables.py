@@ -8,7 +8,7 @@ or multiplies elements reads it.
 from dataclasses import dataclass
 from math import prod
 
-from hotloop.kernels import OPS, _cuda, sweep, tensors
+from hotloop.kernels import OPS, _cuda, reductions, sweep, tensors
 from hotloop.kernels._block import PANEL_ROWS, THREADS, operands
 from hotloop.kernels._elementwise import SPAN
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
@@ -105,24 +105,24 @@ class CudaTables(Tables):
     # reductions
 
     def _sum(self, node, x):
-        self._reduce(node, tensors.sum_chunks.cuda, self.place(x), *self._reduction(node))
+        self._reduce(node, reductions.sum_chunks.cuda, self.place(x), *self._reduction(node))
 
     def _max(self, node, x):
         outer, length, inner = self._reduction(node)
         if node.op == "max":
-            self._reduce(node, tensors.max_forward.cuda, self.place(x), outer, length, inner)
+            self._reduce(node, reductions.max_forward.cuda, self.place(x), outer, length, inner)
             return
-        depth = tensors.depth_of(length)
-        self.phases.append([Launch(tensors.first_max.cuda, {
+        depth = reductions.depth_of(length)
+        self.phases.append([Launch(reductions.first_max.cuda, {
             "x": self.place(x), "y": self.places[node], "length": length, "inner": inner, "depth": depth},
             outer * inner, node=node, height=THREADS // depth)])
 
     def _reduce(self, node, kernel, source, outer, length, inner):
         """Reduce chunks of what lies at `source`, then chunks of these results, until there is one."""
         while True:
-            chunks = max(1, -(-length // tensors.CHUNK))
+            chunks = max(1, -(-length // reductions.CHUNK))
             target = self.places[node] if chunks == 1 else self._new(outer * chunks * inner)
-            depth = tensors.depth_of(min(length, tensors.CHUNK))
+            depth = reductions.depth_of(min(length, reductions.CHUNK))
             self.phases.append([Launch(kernel, {
                 "x": source, "y": target, "length": length, "inner": inner, "chunks": chunks, "depth": depth},
                 outer * chunks * inner, node=node, height=THREADS // depth)])
@@ -148,4 +148,4 @@ class CudaTables(Tables):
                                    matrices * -(-rows // kernel.height) * kernel.height, node=node,
                                    columns=min(columns - first, _WIDEST)) for first in range(0, columns, _WIDEST)])
         if parts > 1:
-            self._reduce(node, tensors.sum_chunks.cuda, target, stack, parts, rows * columns)
+            self._reduce(node, reductions.sum_chunks.cuda, target, stack, parts, rows * columns)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hotloop.kernels import OPS, _jit, data, gemm, sweep, tensors
+from hotloop.kernels import OPS, _jit, data, gemm, reductions, sweep, tensors
 from hotloop.kernels.activations import ACTIVATIONS, scalar_operands
 from hotloop.kernels.shapes import concrete, part, repeated, strides, views
 
@@ -234,11 +234,11 @@ class Tables:
         outer, length, inner = self._reduction(node)
         source = self.place(x)
         while True:
-            chunks = max(1, -(-length // tensors.CHUNK))  # a sum of nothing is 0
+            chunks = max(1, -(-length // reductions.CHUNK))  # a sum of nothing is 0
             target = self.places[node] if chunks == 1 else self._new(outer * chunks * inner)
-            self.phases.append([Call(tensors.sum_chunks, {
+            self.phases.append([Call(reductions.sum_chunks, {
                 "x": source, "y": target, "length": length, "inner": inner, "chunks": chunks}, outer * chunks,
-                max(1, min(length, tensors.CHUNK) * inner // 64), node=node)])
+                max(1, min(length, reductions.CHUNK) * inner // 64), node=node)])
             if chunks == 1:
                 break
             source, length = target, chunks

@@ -26,8 +26,10 @@ from . import (
     piecewise,
     pooling,
     products_cuda,
+    reductions,
     regression_losses,
     rrelu,
+    smooth,
     softmax,
     sweep,
     tensors,
@@ -37,6 +39,6 @@ from ._op import OPS
 __all__ = [
     "OPS", "activations", "adagrad", "adam", "arithmetic", "batch_norm", "binary_losses", "class_losses", "clipping",
     "cross_entropy", "dense", "dense_cuda", "dropout", "losses", "normalization", "optimizers", "parameters",
-    "penalties", "piecewise", "pooling", "products_cuda", "regression_losses", "rrelu", "softmax", "sweep",
-    "tensors",
+    "penalties", "piecewise", "pooling", "products_cuda", "reductions", "regression_losses", "rrelu", "smooth",
+    "softmax", "sweep", "tensors",
 ]

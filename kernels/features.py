@@ -1,7 +1,7 @@
 """General ops on the features of each row of a batch, which networks hold in panels (see `dense`).
 
-A node of shape (batch, a, b) is a matrix of a b features. Formulas and references of the ops stand in `tensors`, whose
-own kernels work on flat arrays. Elementwise kernels serve both.
+A node of shape (batch, a, b) is a matrix of a b features. Formulas and references of the ops stand in `tensors` and
+`reductions`, whose own kernels work on flat arrays. Elementwise kernels serve both.
 """
 
 from ._block import THREADS, block_kernel, blocks, lane, spot, thread

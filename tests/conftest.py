@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")  # before hotloop is imported; 0 where a device is to be tested
 
+import signal
 import sys
 
 import hypothesis
@@ -28,6 +29,8 @@ class Fixed(Pace):
         pass
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.setswitchinterval(1e-4)  # threads of the simulator wait for each other
 # The nets of the tests are worth one worker: let those that ask for more have them.
 cpu_backend._Bound.pace = lambda self, threads, *load: (

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DENSE, GEMM, LOSSES = "kernels/dense.py", "kernels/gemm.py", "kernels/losses.py"
 GATES, EXPONENTIAL, WAVES = "kernels/gates.py", "kernels/exponential.py", "kernels/trigonometry.py"
-SMOOTH, PIECES, ROWWISE = "kernels/activations.py", "kernels/piecewise.py", "kernels/softmax.py"
+SMOOTH, PIECES, ROWWISE = "kernels/smooth.py", "kernels/piecewise.py", "kernels/softmax.py"
 UPDATES, TILES, TURNS = "kernels/optimizers.py", "kernels/_tiles.py", "kernels/_panels.py"
 ADAM, ADAGRAD = "kernels/adam.py", "kernels/adagrad.py"
 NUMBERS, BINARY, CLASSES = "kernels/regression_losses.py", "kernels/binary_losses.py", "kernels/class_losses.py"
@@ -27,8 +27,9 @@ KINKS = ("tests/test_activations.py", "-k", "kink or far")
 PANELS, EXECUTOR = ("tests/test_gemm.py",), ("tests/test_walk.py", "-k", "each_unit or batches")
 WEIGHTS = ("tests/test_losses.py", "-k", "weighted_training")
 ELEMENTARY = ("tests/test_elementary.py", "-k", "precision")
-CLIPPING, PENALTIES, NORMS = "kernels/clipping.py", "kernels/penalties.py", "kernels/normalization.py"
-POOLING, FEATURES, TENSORS = "kernels/pooling.py", "kernels/features.py", "kernels/tensors.py"
+CLIPPING, PENALTIES = "kernels/clipping.py", "kernels/penalties.py"
+NORMS, COLUMN_NORM = "kernels/normalization.py", "kernels/batch_norm.py"
+POOLING, FEATURES, REDUCTIONS = "kernels/pooling.py", "kernels/features.py", "kernels/reductions.py"
 SCHEDULES, DERIVATIVES, NETWORK = "engine/schedules.py", "engine/autodiff.py", "engine/network.py"
 CHANGES, LAYERS, BETWEEN = ("tests/test_gradients.py",), ("tests/test_layer_ops.py",), ("tests/test_network_ops.py",)
 ARRAYS = ("tests/test_general_graphs.py", "-k", "arrays or matmul or threads")
@@ -42,6 +43,10 @@ COLUMNS = ("tests/test_columns.py",)
 BLOCKS, FEATUREWISE = "kernels/dense_by_feature.py", ("tests/test_by_feature.py",)
 MOMENTS, TURNED = ("tests/test_walk.py", "-k", "moments"), ("tests/test_panels.py",)
 RATES = ("tests/test_schedules.py", "-k", "torch or scikit or root or plateau")
+ON_CUDA, CUDA_NETS = ("tests/test_cuda_ops.py",), ("tests/test_cuda_networks.py",)
+CUDA_DENSE, CUDA_TILES = "kernels/dense_cuda.py", "kernels/_cuda_tiles.py"
+CUDA, STEPS = "kernels/_cuda.py", "kernels/_steps.py"
+ON_DEVICE, STREAMED, CUDA_ARRAYS = "engine/cuda_backend.py", "engine/streamed.py", ("tests/test_cuda_arrays.py",)
 
 MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (DENSE, "(panel * (x_cols + 1) + strip * PANEL)", "(panel * x_cols + strip * PANEL)", PRODUCT),
@@ -84,14 +89,15 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (ENTROPY, "kept * wanted[i] + spread", "wanted[i] + spread", LOSS),
     (CLASSES, "slopes[label] = slopes[label] - pushed", "slopes[label] = -pushed", LOSS),
     (LOSSES, "    if label == ignored:", "    if label < ignored:", LOSS),
-    (LOSSES, "row_of(order, cells[START] + i)", "cells[START] + i", WEIGHTS),
+    (LOSSES, "        row = row_of(order, cells[START] + i)", "        row = cells[START] + i", WEIGHTS),
     (LOSSES, "for i in range(whole, batch)", "for i in range(whole + 1, batch)", LOSS),
     (LOSSES, "    counted = share * cells[WEIGHT]", "    counted = cells[WEIGHT]", LOSS),
     (LOSSES, "counted = share * doubles(context, CONTEXT)[WEIGHT]", "counted = share", SLOPES),
     (UPDATES, "slope = fma(decay, weights[i], slopes[i])\n        before", "slope = slopes[i]\n        before", UPDATE),
     (UPDATES, "speed = fma(kept, before, taken * slope)", "speed = fma(kept, before, slope)", UPDATE),
     (UPDATES, "fma(own, speed, ahead * slope)", "own * speed", UPDATE),
-    (UPDATES, "kept, taken = real(0.0), real(1.0)", "kept, taken = real(0.0), taken", UPDATE),
+    (UPDATES, "kept, taken, fresh = real(0.0), real(1.0), real(1.0)",
+     "kept, taken, fresh = real(0.0), taken, real(1.0)", UPDATE),
     (UPDATES, "step = select(step < least, least,", "step = select(step < least, step,", UPDATE),
     (UPDATES, "slope = select(product < 0.0, 0.0, slope)", "slope = select(product < 0.0, -slope, slope)", UPDATE),
     (UPDATES, "select(share == 1.0, moved, fma(", "select(share == 2.0, moved, fma(", UPDATE),
@@ -124,20 +130,20 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (PENALTIES, "count = max(0, min(high - low, (penalized - row) * PANEL))", "count = high - low", CHANGES),
     (NORMS, "means[i] / width if centred else 0.0", "0.0", LAYERS),
     (NORMS, "ups[i] - means[i] - ys[i] * alongs[i]", "ups[i] - means[i]", LAYERS),
-    (NORMS, "means[j] = means[j] + rest[j]", "means[j] = means[j]", LAYERS),
-    (NORMS, "unbiased = real(batch / (batch - 1))", "unbiased = real(1.0)", LAYERS),
-    (NORMS, "share = real(1 / count[0]) if cumulative", "share = real(1 / batch) if cumulative", LAYERS),
-    (NORMS, "up[j] - means[j] - saved[j] * alongs[j]", "up[j] - saved[j] * alongs[j]", LAYERS),
+    (COLUMN_NORM, "means[j] = means[j] + rest[j]", "means[j] = means[j]", LAYERS),
+    (COLUMN_NORM, "unbiased = real(batch / (batch - 1))", "unbiased = real(1.0)", LAYERS),
+    (COLUMN_NORM, "share = real(1 / count[0]) if cumulative", "share = real(1 / batch) if cumulative", LAYERS),
+    (COLUMN_NORM, "up[j] - means[j] - saved[j] * alongs[j]", "up[j] - saved[j] * alongs[j]", LAYERS),
     ("kernels/dropout.py", "select(u < bound, 0.0, scale)", "select(u < bound, 0.0, 1.0)", LAYERS),
     ("kernels/parameters.py", "return select(x > 0.0, 0.0, dy * x)", "return dy * x", LAYERS),
     (POOLING, "slope[i] * value[i] * opened * (1.0 - opened)", "slope[i] * value[i] * opened", LAYERS),
     (POOLING, "slopes[i] = select(chosen, 0.0, slopes[i])", "slopes[i] = slopes[i]", CASES),
     (FEATURES, "min(size - done, PANEL - begin % PANEL, PANEL", "min(size - done, PANEL", BETWEEN),
     (FEATURES, "unmarked[i] = unmarked[i] - column[i]", "unmarked[i] = unmarked[i]", BETWEEN),
-    (TENSORS, "range(whole * PANEL, count)", "range(whole * PANEL + 1, count)", ARRAYS),
-    (TENSORS, "first = unit // chunks, unit % chunks * CHUNK", "first = unit // chunks, 0", ARRAYS),
-    (TENSORS, "select(line[j] != line[j], line[j], target[j])", "target[j]", LARGEST),
-    (TENSORS, "if value > best or (", "if value >= best or (", LARGEST),
+    (REDUCTIONS, "range(whole * PANEL, count)", "range(whole * PANEL + 1, count)", ARRAYS),
+    (REDUCTIONS, "first = unit // chunks, unit % chunks * CHUNK", "first = unit // chunks, 0", ARRAYS),
+    (REDUCTIONS, "select(line[j] != line[j], line[j], target[j])", "target[j]", LARGEST),
+    (REDUCTIONS, "if value > best or (", "if value >= best or (", LARGEST),
     (GEMM, "b + low // rows * depth * PANEL * SIZE", "b", ARRAYS),
     (GEMM, "rest > LANES // 4", "rest >= LANES // 4", PANELS),
     (GEMM, "for k in range(depth, size):", "for k in range(size, size):", PANELS),
@@ -171,7 +177,8 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("engine/class_losses.py", "counted = y != self.ignore_index", "counted = y > self.ignore_index", (
         "tests/test_losses.py",)),
     (DENSE, "near = min(most, strips - first_strip)", "near = most", BATCHES),
-    (DENSE, "panel, strip = spot // near, first_strip + spot % near", "panel, strip = spot // near, spot % near", (
+    (DENSE, "panel, strip = first_panel + spot // near, first_strip + spot % near",
+     "panel, strip = first_panel + spot // near, spot % near", (
         "tests/test_bounds.py", "tests/test_training.py")),
     ("kernels/groups.py", "size, start + begin, rest - begin", "size, start, rest - begin", BATCHES),
     ("kernels/groups.py", "batch * (group + 1) // GROUPS", "batch // GROUPS * (group + 1)", BATCHES),
@@ -210,6 +217,25 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     ("engine/cost.py", "pieces / -(-pieces // count)", "min(pieces, count)", MODEL),
     ("engine/cost.py", "part.op in (\"dense\", \"dense_input_gradient\") and", "", MODEL),
     ("engine/updates.py", '"by_panel": int(self.columns)', '"by_panel": 0', COLUMNS),
+    # on CUDA devices
+    (CUDA_DENSE, "if c == cols and r < batch:", "if c == cols:", ON_CUDA),
+    (CUDA_DENSE, "(o // PANEL * (inputs + 1) + k) * PANEL", "(o // PANEL * inputs + k) * PANEL", ON_CUDA),
+    (CUDA_DENSE, "return _weight(w, inputs, k, o, outputs, extra)", "return -_weight(w, inputs, k, o, outputs, extra)",
+     ON_CUDA),
+    (CUDA_TILES, "first + k, start + place, limit", "first + k, place, limit", ON_CUDA),
+    ("kernels/activations.py", "target[i] = slopes[i] * slope", "target[i] = slopes[i] + slope", ON_CUDA),
+    (ENTROPY, "slope - select(c == own, counted, 0.0)", "slope + select(c == own, counted, 0.0)", ON_CUDA),
+    (NORMS, "(ups[c * PANEL + lane()] - total - y * along)", "(ups[c * PANEL + lane()] - total)", ON_CUDA),
+    (COLUMN_NORM, "row_value(x, x_cols, block, c, batch) - mean", "row_value(x, x_cols, block, c, batch)", ON_CUDA),
+    (UPDATES, "column % PANEL + rest % width", "rest % width", CUDA_NETS),
+    (CLIPPING, "select(value < -limit, -limit, value)", "select(value < -limit, limit, value)", CUDA_NETS),
+    (CUDA, "barrier()  # an instruction may be what stops the run", "pass", CUDA_NETS),
+    (CUDA, "                meet()\n", "", CUDA_NETS),
+    (STEPS, "cells[BEFORE] += cells[AHEAD]", "pass", CUDA_NETS),
+    (STEPS, "cells[UPDATE] = cells[FIRST_UPDATE] + place", "cells[UPDATE] = cells[FIRST_UPDATE]", CUDA_NETS),
+    (ON_DEVICE, "0 if chain is None else self._row(chain)", "0", CUDA_NETS),
+    (STREAMED, "chosen = slice(start, stop) if order is None else", "chosen = slice(start, stop) if True else",
+     CUDA_ARRAYS),
 ]
 
 

@@ -13,7 +13,7 @@ from tolerances import close
 import hotloop as hl
 from hotloop import functions as f
 from hotloop.kernels import _cuda, products_cuda
-from hotloop.kernels.tensors import CHUNK, depth_of
+from hotloop.kernels.reductions import CHUNK, depth_of
 
 OPTIMIZERS = [hl.SGD(0.1), hl.SGD(0.1, momentum=0.9, nesterov=True), hl.ASGD(), hl.Rprop(), hl.Adadelta(),
               hl.RMSprop(momentum=0.9, centered=True), hl.Adam(amsgrad=True), hl.Lion()]

@@ -12,7 +12,7 @@ from tolerances import close
 import hotloop as hl
 from hotloop import functions as f
 from hotloop.kernels import OPS
-from hotloop.kernels.tensors import CHUNK
+from hotloop.kernels.reductions import CHUNK
 from hotloop.optimizers import OPTIMIZERS
 
 SIZES = [(), (1,), (31,), (33,), (64,), (3, 5), (2, 3, 4), (70, 1000)]
