@@ -17,7 +17,7 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 EDGE = 16
 THREADS = EDGE * EDGE  # of a block: EDGE rows of EDGE threads, or WARPS warps of PANEL threads
 NEAR = 4352  # reals that a block's threads share, at most
-QUAD = 4  # reals that are loaded at once
+QUAD = 4  # reals that are loaded, or written, at once
 PANEL_ROWS = 32  # PANEL on this target: rows of the batch that lie together, a warp of threads
 WARPS = THREADS // PANEL_ROWS
 COLUMNS = WARPS  # that a block sums over the batch, a warp each
@@ -62,6 +62,18 @@ def nears(first, size):
 def near_numbers(first, count):
     """`count` reals that the block shares, from number `first` on, a multiple of QUAD; `count` is a literal."""
     return tuple(nears(first, count))
+
+
+def put_near_numbers(first, numbers):
+    """Write QUAD reals to where the block shares them, from number `first` on, a multiple of QUAD."""
+    shared = nears(first, QUAD)
+    for i in range(QUAD):
+        shared[i] = numbers[i]
+
+
+def take_quad(address, given):
+    """QUAD reals from `address` on, 0 from number `given` on. At a multiple of 16 bytes a whole one is read at once."""
+    return tuple(reals(address + i * SIZE, 1)[0] if i < given else real(0) for i in range(QUAD))
 
 
 def numbers(address, count):

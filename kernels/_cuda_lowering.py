@@ -14,6 +14,7 @@ from ._block import QUAD
 from ._intrinsics import I32, I64, declared, made_simple, type_elements
 
 GLOBAL, SHARED = 1, 3  # LLVM's numbers for the memory of the device, and of a block
+_WIDE = 16  # bytes that a thread loads at once
 
 
 class _Span(types.Type):
@@ -89,6 +90,56 @@ class CudaLowering(Arithmetic):
             return builder.gep(self._near(builder), [first])
 
         return self._tuple_of(place, QUAD)
+
+    def make_put_near_numbers(self):
+        @intrinsic
+        def put_near_numbers(typing, first, numbers):
+            if numbers.count != QUAD:
+                return None
+
+            def generate(context, builder, signature, arguments):
+                place, numbers = builder.gep(self._near(builder), [arguments[0]]), arguments[1]
+                vector = ir.Constant(ir.VectorType(self.scalar, QUAD), ir.Undefined)
+                for i in range(QUAD):
+                    vector = builder.insert_element(vector, builder.extract_value(numbers, i), I32(i))
+                builder.store(vector, builder.bitcast(place, vector.type.as_pointer(SHARED)),
+                              align=QUAD * self.scalar_bytes)
+                return context.get_dummy_value()
+
+            return types.void(first, numbers), generate
+
+        return put_near_numbers
+
+    def make_take_quad(self):
+        width = _WIDE // self.scalar_bytes  # numbers that one load takes
+
+        @intrinsic
+        def take_quad(typing, address, given):
+            kind = types.UniTuple(self.real, QUAD)
+
+            def generate(context, builder, signature, arguments):
+                address, given = arguments
+                place = builder.inttoptr(address, self.scalar.as_pointer(GLOBAL))
+                slots = [cgutils.alloca_once_value(builder, ir.Constant(self.scalar, 0.0)) for _ in range(QUAD)]
+                aligned = builder.icmp_unsigned("==", builder.and_(address, I64(_WIDE - 1)), I64(0))
+                whole = builder.and_(aligned, builder.icmp_signed(">=", given, I64(QUAD)))
+                with builder.if_else(whole) as (every, some):
+                    with every:
+                        for first in range(0, QUAD, width):
+                            wide = builder.bitcast(builder.gep(place, [I64(first)]),
+                                                   ir.VectorType(self.scalar, width).as_pointer(GLOBAL))
+                            vector = builder.load(wide, align=_WIDE)
+                            for i in range(width):
+                                builder.store(builder.extract_element(vector, I32(i)), slots[first + i])
+                    with some:
+                        for i, slot in enumerate(slots):
+                            with builder.if_then(builder.icmp_signed(">", given, I64(i))):
+                                builder.store(builder.load(builder.gep(place, [I64(i)])), slot)
+                return context.make_tuple(builder, kind, [builder.load(slot) for slot in slots])
+
+            return kind(address, given), generate
+
+        return take_quad
 
     def make_numbers(self):
         def place(builder, address, count):

@@ -5,7 +5,18 @@ stretches of `deep` steps, turned so that a step's numbers lie together. Each nu
 in the order of steps, so neither the tile's size nor its place changes a bit.
 """
 
-from ._block import EDGE, PANEL_ROWS, THREADS, block_kernel, near_numbers, nears, outer, thread
+from ._block import (
+    EDGE,
+    PANEL_ROWS,
+    QUAD,
+    THREADS,
+    block_kernel,
+    near_numbers,
+    nears,
+    outer,
+    put_near_numbers,
+    thread,
+)
 
 APART = 4  # reals that a stretch's steps lie further apart than they are long: a warp's stores meet in fewer banks
 SIZES = ((128, 128, 8), (64, 64, 16), (PANEL_ROWS, 64, 32))  # of tiles, for many numbers and for few
@@ -44,32 +55,40 @@ class Tile:
 
         return multiplied
 
-    def left(self, element, along_steps=False):
+    def left(self, quad, along_steps=False):
         """What loads a stretch of the left operand; see `_loader`."""
-        return self._loader(self.high, 0, element, along_steps)
+        return self._loader(self.high, 0, quad, along_steps)
 
-    def right(self, element, along_steps=False):
+    def right(self, quad, along_steps=False):
         """What loads a stretch of the right operand; see `_loader`."""
-        return self._loader(self.wide, self.deep * (self.high + APART), element, along_steps)
+        return self._loader(self.wide, self.deep * (self.high + APART), quad, along_steps)
 
-    def _loader(self, size, begin, element, along_steps):
+    def _loader(self, size, begin, quad, along_steps):
         """A function (base, cols, first, start, limit, extra) that loads `deep` steps from `first` on.
 
-        `element(base, cols, step, place, limit, extra)` is the number of a step at a place from `start` on. Threads
-        that follow each other take places, or `along_steps` steps, as these lie in memory.
+        `quad(base, cols, step, place, limit, extra)` is QUAD numbers as they lie in memory: a step's, at places from
+        `place` on, which counts from `start`; or `along_steps` those of a place, of steps from `step` on.
         """
-        deep, step, turns, near = self.deep, size + APART, self.deep * size // THREADS, self.near
+        step, turns, near = size + APART, self.deep * size // QUAD // THREADS, self.near
+        places, steps = size // QUAD, self.deep // QUAD
 
         def load(base, cols, first, start, limit, extra):
+            for turn in range(turns):
+                number = turn * THREADS + thread()
+                k, place = number // places, number % places * QUAD
+                put_near_numbers(begin + k * step + place, quad(base, cols, first + k, start + place, limit, extra))
+
+        def load_along_steps(base, cols, first, start, limit, extra):
             shared = nears(0, near)
             for turn in range(turns):
                 number = turn * THREADS + thread()
-                k, place = number // size, number % size
-                if along_steps:
-                    k, place = number % deep, number // deep
-                shared[begin + k * step + place] = element(base, cols, first + k, start + place, limit, extra)
+                k, place = number % steps * QUAD, number // steps
+                a, b, c, d = quad(base, cols, first + k, start + place, limit, extra)
+                at = begin + k * step + place
+                shared[at], shared[at + step] = a, b
+                shared[at + 2 * step], shared[at + 3 * step] = c, d
 
-        return load
+        return load_along_steps if along_steps else load
 
 
 def tiled(cpu, make, over, sizes=SIZES, single=0, **options):

@@ -3,42 +3,42 @@
 X and Y lie by feature, blocks of PANEL rows (see `dense_by_feature`), W in panels of PANEL outputs (see `dense`).
 """
 
-from ._block import added, barrier, cut, put_tile, repeat, spot, take_tile, where_positive, zeros
+from ._block import QUAD, added, barrier, cut, put_tile, repeat, spot, take_quad, take_tile, where_positive, zeros
 from ._context import BATCH, CONTEXT
 from ._cuda_tiles import SIZES, tiled
-from ._primitives import PANEL, SIZE, ints, real, reals
+from ._primitives import PANEL, SIZE, ints, real
 from .dense import dense_forward, dense_input_gradient, dense_parameter_gradient
 
 # Numbers of operands, as `Tile` loads them
 
 
 def _feature(x, cols, c, r, limit, extra):
-    """X[r, c], for rows below the limit."""
-    value = real(0.0)
-    if c < cols and r < limit:
-        value = reals(x + (spot(r // PANEL, cols, c) + r % PANEL) * SIZE, 1)[0]
-    return value
+    """X[r : r + QUAD, c], for rows below the limit."""
+    given = 0
+    if c < cols:
+        given = limit - r
+    return take_quad(x + (spot(r // PANEL, cols, c) + r % PANEL) * SIZE, given)
 
 
 def _weight(w, inputs, k, o, outputs, extra):
-    """W[k, o]."""
-    value = real(0.0)
-    if k < inputs and o < outputs:
-        value = reals(w + ((o // PANEL * (inputs + 1) + k) * PANEL + o % PANEL) * SIZE, 1)[0]
-    return value
+    """W[k, o : o + QUAD]."""
+    given = 0
+    if k < inputs:
+        given = outputs - o
+    return take_quad(w + ((o // PANEL * (inputs + 1) + k) * PANEL + o % PANEL) * SIZE, given)
 
 
 def _weight_turned(w, inputs, o, k, outputs, extra):
-    """W[k, o], for products with W'."""
+    """W[k, o : o + QUAD], for products with W'."""
     return _weight(w, inputs, k, o, outputs, extra)
 
 
 def _row(x, cols, r, c, batch, ones):
-    """X[r, c] for rows of the batch; column `cols` is `ones`, for the bias."""
-    value = _feature(x, cols, c, r, batch, ones)
-    if c == cols and r < batch:
-        value = ones
-    return value
+    """X[r : r + QUAD, c] for rows of the batch; column `cols` is `ones`, for the bias, whatever the row."""
+    values = _feature(x, cols, c, r, batch, ones)
+    if c == cols:
+        values = repeat((ones,), QUAD)
+    return values
 
 
 def _forward(tile):

@@ -4,9 +4,9 @@ Each number is one chain of fused multiply-adds over its part of the inner dimen
 with a long inner dimension is made in parts, which are added up then, so that many blocks have something to do.
 """
 
-from ._block import barrier, put_tile, zeros
+from ._block import barrier, put_tile, take_quad, zeros
 from ._cuda_tiles import tiled
-from ._primitives import SIZE, real, reals
+from ._primitives import SIZE
 from .gemm import gemm_stack
 
 _PART = 1024  # of the inner dimension, at least
@@ -21,15 +21,15 @@ def parts_of(numbers, inner):
 
 
 def _of_row(x, inner, k, r, rows, stop):
-    """X[r, k], a matrix in C order, for k below `stop`."""
-    value = real(0.0)
-    if k < stop and r < rows:
-        value = reals(x + (r * inner + k) * SIZE, 1)[0]
-    return value
+    """X[r, k : k + QUAD], a matrix in C order, for k below `stop`."""
+    given = 0
+    if r < rows:
+        given = stop - k
+    return take_quad(x + (r * inner + k) * SIZE, given)
 
 
 def _of_column(y, cols, k, c, limit, stop):
-    """Y[k, c] likewise."""
+    """Y[k, c : c + QUAD] likewise."""
     return _of_row(y, cols, c, k, stop, limit)
 
 

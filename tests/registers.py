@@ -62,6 +62,7 @@ class Usage:
     stack: int
     spilled: int
     double: str  # the first line of PTX that computes in float64, if any
+    wide: int  # loads from the device's memory of more than one number
 
 
 def kernels():
@@ -153,7 +154,8 @@ def assembled(code, capability):
 
     (registers,), stack = numbers(r"Used (\d+) registers"), numbers(r"(\d+) bytes (?:stack frame|cumulative stack)")
     double = re.search(r"^.*\.f64.*$", code, re.M)
-    return Usage(registers, max(stack), sum(numbers(r"(\d+) bytes spill")), double.group().strip() if double else "")
+    return Usage(registers, max(stack), sum(numbers(r"(\d+) bytes spill")), double.group().strip() if double else "",
+                 len(re.findall(r"ld\.global\.v\d", code)))
 
 
 def measure(name):

@@ -9,6 +9,7 @@ from test_networks import MECHANISMS, NETS, assert_close, assert_same, changed, 
 from tolerances import close
 
 import hotloop as hl
+from hotloop.epochs import Epochs
 
 ROWS = 5
 OPTIMIZERS = [hl.SGD(), hl.SGD(momentum=0.9, nesterov=True), hl.ASGD(), hl.Rprop(), hl.Adagrad(), hl.Adadelta(),
@@ -17,6 +18,12 @@ OPTIMIZERS = [hl.SGD(), hl.SGD(momentum=0.9, nesterov=True), hl.ASGD(), hl.Rprop
 
 
 FORMS = [pytest.param(0, id="launched"), pytest.param(np.inf, id="persistent")]
+
+
+@pytest.fixture(autouse=True)
+def one_run(monkeypatch):
+    """All steps of a fit in one run, which the simulator takes longer for than anyone would wait."""
+    monkeypatch.setattr(Epochs, "_chunk", lambda self: 1000)
 
 
 @pytest.fixture(params=FORMS)

@@ -68,6 +68,7 @@ def check(compiler, names, dtype, walks=False):
         assert dtype == np.float64 or not usage.double or OF_NVIDIA & {*names}, where
         assert not usage.spilled, where
         assert not usage.stack or OF_NVIDIA & {*names}, where
+        assert usage.wide or not any(hasattr(kernels()[name], "deep") for name in names), f"no wide loads: {where}"
         assert usage.registers <= 255 and usage.registers * _cuda.THREADS <= REGISTERS, where
     near = max(kernels()[name].near for name in names) * dtype.itemsize
     assert near <= SHARED, f"{chain} in {dtype}: a block shares {near} bytes"
