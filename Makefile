@@ -38,7 +38,8 @@ test-gpu: build/gpu/.cuda$(CUDA)
 	NUMBA_ENABLE_CUDASIM=0 $(GPU)/python -m pytest tests/test_cuda_ops.py tests/test_cuda_networks.py \
 		tests/test_cuda_arrays.py tests/test_cuda_graphs.py
 	$(if $(shell command -v compute-sanitizer),,@echo "compute-sanitizer is not installed: nothing more is checked")
-	$(if $(shell command -v compute-sanitizer),compute-sanitizer --error-exitcode 1 $(GPU)/python tests/sanitized.py)
+	$(if $(shell command -v compute-sanitizer),for tool in memcheck racecheck synccheck; do \
+		compute-sanitizer --tool $$tool --error-exitcode 1 $(GPU)/python tests/sanitized.py || exit; done)
 
 # Beside torch and JAX, if they are there: install those builds that know the device into build/gpu first.
 peers-gpu: build/gpu/.cuda$(CUDA)

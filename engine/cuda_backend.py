@@ -1,6 +1,7 @@
 """The cuda backend: binds a program to a device's memory as a table of numbers and launches its kernels."""
 
 from itertools import groupby
+from math import prod
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from hotloop.kernels._block import operands
 from .arena import Arena, region_number
 from .cpu_backend import ahead, bits
 from .device_arrays import DeviceArray, taken
-from .launches import Player, coefficients, put_real
+from .launches import Player, coefficients, grown, put_real
 from .order import permute
 from .program import Block, Buffer, External, Instruction, Layout, Sums
 from .run import Outcome
@@ -18,6 +19,8 @@ from .streamed import Streamed
 
 _ENOUGH = 2  # rectangles for each multiprocessor that larger ones must leave
 _MOST = 0.5  # of the device's free memory that data may take; what is larger goes there in pieces
+_PASSING = 2**24  # bytes of an array up to which its memory is kept for the next one
+_NOTHING = _cuda.Memory(0)
 _SMALL = 2e6  # floating-point operations of PANEL rows up to which blocks stay on the device: not measured yet
 _PHASES = {"rows": _cuda.ROWS_PHASE, "units": _cuda.UNITS_PHASE}
 
@@ -35,9 +38,10 @@ class CudaBackend(Arena):
 
     def __init__(self, dtype, threads=None):
         self.dtype = np.dtype(dtype)
-        self.lasting, self.working = _cuda.Memory(0), _cuda.Memory(0)  # the arena's two parts
+        self.lasting = self.working = _NOTHING  # the arena's two parts
         self._bound, self._capacity = {}, {}
         self._held, self._resident = {}, {}  # arrays that do not change, by name; their memory
+        self._passing, self._streamed = {}, None  # memory of small arrays that may change, by name; for large ones
 
     def prepare(self, program, capacity):
         """Make room for `program` at `capacity` rows a batch; its parameters can be read and written then."""
@@ -85,16 +89,20 @@ class CudaBackend(Arena):
     def hold(self, arrays):
         """Keep these arrays, by name, on the device: they do not change until the next call of this method."""
         self._held = arrays
-        self._resident = {}
+        self._resident, self._streamed = {}, None
 
     def run(self, program, arrays, *, steps, start, rows, batch, update=1, strict=True):
         """Run `steps` steps as `CpuBackend.run` does."""
         bound, given = self.bind(program), {}
-        if pieces := self._pieces(program, bound, arrays, batch):
-            return Streamed(bound, arrays, batch, pieces).run(steps, start, rows, update, strict)
+        if self._too_large(bound, arrays):
+            if self._streamed is None or not self._streamed.serves(bound, arrays, batch):
+                self._streamed = None  # gives its memory back
+                self._streamed = Streamed(bound, arrays, batch, _MOST * _cuda.free())
+            outcome = self._streamed.run(arrays, steps, start, rows, update, strict)
+            self._streamed = self._streamed if self._held else None
+            return outcome
         for name in bound.externals:
-            array = arrays.get(name) if name == "order" else arrays[name]
-            given[name] = self._on_device(name, array)
+            given[name] = self._on_device(name, arrays.get(name), name in program.predictions)
         bound.start(given, ahead(arrays, rows), steps, start, rows, batch, update, strict, program.settings)
         outcome = bound.finish()
         for name in program.predictions:
@@ -102,25 +110,39 @@ class CudaBackend(Arena):
                 given[name].read(arrays[name])
         return outcome
 
-    def _pieces(self, program, bound, arrays, batch):
-        """0 for data that the device has room for; else the most batches that go there at once."""
-        new = {name: arrays[name] for name in bound.externals if name != "order" and name not in self._resident
-               and not isinstance(arrays[name], DeviceArray)}
-        if sum(array.nbytes for array in new.values()) <= _MOST * (room := _cuda.free()):
-            return 0
-        each = sum(array[:1].nbytes for array in new.values()) * batch
-        return max(1, int(_MOST * room / 2 / each))
+    def _too_large(self, bound, arrays):
+        """Whether the device has no room for the data, which go there in pieces then."""
+        given = {name: arrays[name] for name in bound.externals if name != "order"}
+        if self._streamed is not None and all(self._held.get(name) is array for name, array in given.items()):
+            return True
+        there = [name for name, array in given.items() if isinstance(array, DeviceArray)]
+        new = [array for name, array in given.items() if name not in there and not self._is_there(name, array)]
+        nbytes = sum(array.nbytes for array in new)
+        if nbytes <= _MOST * (room := _cuda.free()):
+            return False
+        if there:
+            raise MemoryError(f"{' and '.join(there)} of the data lie on the device, whose {room:,} free bytes are too "
+                              f"few for {nbytes:,} more: give all data in the computer's memory, from where they go "
+                              "there in pieces, or fewer rows")
+        return True
 
-    def _on_device(self, name, array):
-        """The memory of an array: as it was held, or a copy."""
+    def _is_there(self, name, array):
+        return self._held.get(name) is array and name in self._resident
+
+    def _on_device(self, name, array, result):
+        """The memory of an array: as it was held, or a copy, or of a result that will be written there."""
         if array is None or isinstance(array, DeviceArray):
             return array
-        if self._held.get(name) is array and name in self._resident:
+        if self._is_there(name, array):
             return self._resident[name]
-        memory = _cuda.Memory(array.nbytes)
-        memory.write(array)
         if self._held.get(name) is array:
-            self._resident[name] = memory
+            self._resident[name] = _cuda.Memory.of(array)
+            return self._resident[name]
+        memory = grown(self._passing.get(name, _NOTHING), array.nbytes)
+        if array.nbytes <= _PASSING:
+            self._passing[name] = memory
+        if not result:
+            memory.write(array)
         return memory
 
 
@@ -151,6 +173,7 @@ class _Bound:
         width = _cuda.HEAD + max(len(operands(kernel)) for kernel in self.kernels.values())
         self.table = np.zeros((len(self.parts), width), np.int64)
         self.memory = _cuda.Memory(self.table.nbytes)
+        self.losses = self.coefficients = _NOTHING  # of a run
         self.shapes = {host: self._shape(host) for host in steps}  # rows, None for the batch's, and columns
         for number, part in enumerate(self.parts):
             self._fill(part, number)
@@ -177,7 +200,7 @@ class _Bound:
         """Where the row of an instruction stands on the device."""
         return self.memory.address + self.parts.index(part) * self.table.shape[1] * 8
 
-    def _grid(self, host):
+    def _rectangles(self, host):
         """Rectangles of an instruction, down and across."""
         rows, columns = self.shapes[host]
         kernel = self.kernels[host]
@@ -187,8 +210,8 @@ class _Bound:
         self.context, self.launches = _cuda.Memory(_steps.CONTEXT * 8), []
         for host in self.steps:
             kernels = [self.kernels[part] for part in (host, *host.chained())]
-            self.launches.append((_cuda.launcher(_ordered(kernels), self.dtype), self._grid(host), self._near(kernels),
-                                  self._row(host), self.context.address))
+            self.launches.append((_cuda.launcher(_ordered(kernels), self.dtype), prod(self._rectangles(host)),
+                                  self._near(kernels), self._row(host), self.context.address))
         self.play = Player(self.launches)
 
     def _make_walk(self):
@@ -199,14 +222,13 @@ class _Bound:
         for (_, kind), group in groupby(self.steps, lambda host: (host.stage, _PHASES.get(host.phase, _cuda.EACH))):
             hosts = list(group)
             phases.append((kind, self._row(hosts[0]), len(hosts)))
-            grids = [self._grid(host) for host in hosts]
+            rectangles = [self._rectangles(host) for host in hosts]
             if kind == _cuda.ROWS_PHASE:
-                most = max(most, grids[0][0])
+                most = max(most, rectangles[0][0])
             elif kind == _cuda.UNITS_PHASE:
-                most = max(most, sum(down * across for down, across in grids))
+                most = max(most, sum(map(prod, rectangles)))
         self.blocks = _cuda.walkers(self.walk, self.near, most)
-        self.phases = _cuda.Memory(len(phases) * _cuda.PHASE * 8)
-        self.phases.write(np.array(phases, np.int64))
+        self.phases = _cuda.Memory.of(np.array(phases, np.int64))
         self.phase_count = len(phases)
         self.context, self.flaw = _cuda.Memory(self.blocks * _steps.CONTEXT * 8), _cuda.Memory(8)
 
@@ -262,8 +284,7 @@ class _Bound:
             return 0
         if isinstance(value, tuple | np.ndarray):
             array = np.array(value, self.dtype) if isinstance(value, tuple) else np.ascontiguousarray(value)
-            self.constants.append(_cuda.Memory(array.nbytes))
-            self.constants[-1].write(array)
+            self.constants.append(_cuda.Memory.of(array))
             return self.constants[-1].address
         return bits(value or 0)
 
@@ -285,11 +306,12 @@ class _Bound:
         for cell, name in self.scalars:
             table[cell] = bits(settings[name])
         self.memory.write(self.table)
-        self.losses = losses = _cuda.Memory(steps * self.dtype.itemsize if self.keeps_loss else 0)
-        self.count = steps
-        self.coefficients, width = _cuda.Memory(0), 0
+        self.losses = losses = grown(self.losses, steps * self.dtype.itemsize if self.keeps_loss else 0)
+        self.count, width = steps, 0
         if self.updates is not None:
-            self.coefficients, width = coefficients(self.updates.op, settings, steps, update, self.dtype)
+            numbers = coefficients(self.updates.op, settings, steps, update, self.dtype)
+            self.coefficients, width = grown(self.coefficients, numbers.nbytes), numbers.shape[1]
+            self.coefficients.write(numbers)
         cells = np.zeros(_steps.CONTEXT, np.int64)
         cells[[_steps.MOST, _steps.TOTAL, _steps.AHEAD, _steps.NEXT, _steps.FIRST_UPDATE, _steps.STRICT, _steps.LOSSES,
                _steps.TABLE, _steps.WIDTH]] = (batch, rows, ahead, start, update, strict, losses.address,
@@ -319,8 +341,7 @@ class _Bound:
                          self.table.shape[1] * 8, self.context.address, self.blocks, self.flaw.address, steps)
             return
         self.context.write(cells)
-        for _ in range(steps):
-            self.play()
+        self.play(steps)
 
 
 def _ordered(kernels):

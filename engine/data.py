@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .device_arrays import finite
+from .device_arrays import finite, lies_there
 
 
 def features_there(x, columns, dtype, check_finite, name):
@@ -50,7 +50,7 @@ def targets(y, rows, loss, outputs, dtype, check_finite=True, name="y"):
 
     Numbers of the prediction's shape must lie in the loss's range; labels are 0 ... outputs - 1, or what it ignores.
     """
-    array = _array(y, name)
+    array = as_array(y, name)
     table = array.ndim == 2 and array.shape[1] == outputs and outputs > 1
     if "labels" in loss.kinds and not (table and "target" in loss.kinds):
         return _matched(_labels(array, loss, outputs, name), rows, name), "labels"
@@ -109,9 +109,12 @@ def _labels(array, loss, classes, name):
     return np.ascontiguousarray(array, np.int64)
 
 
-def _array(x, name):
+def as_array(x, name):
+    """`x` as an array; TypeError or ValueError, with its name, for what cannot be one."""
     if x is None:
         raise TypeError(f"{name} must be an array, got None")
+    if lies_there(x) and not hasattr(x, "__array__"):
+        raise TypeError(f"{name} lies on a CUDA device, where it is not read: copy it to the computer's memory")
     try:
         return np.asarray(x)
     except ValueError as error:
@@ -120,7 +123,7 @@ def _array(x, name):
 
 def real_array(x, name):
     """`x` as an array of real numbers of any dtype; TypeError for others."""
-    array = _array(x, name)
+    array = as_array(x, name)
     if array.dtype.kind not in "bfiu":
         advice = f"take {name}.real" if array.dtype.kind == "c" else f"use {name}.astype(float)"
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}: {advice}")

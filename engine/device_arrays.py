@@ -5,7 +5,7 @@ import numpy as np
 from hotloop.kernels import _cuda, _steps
 from hotloop.kernels.data import check_reals, take_parameters
 
-_CUDA = 2  # DLPack's number for memory of a CUDA device
+_CUDA = 2, 13  # DLPack's numbers for memory of a CUDA device, and for what it shares with the computer
 
 
 class DeviceArray:
@@ -47,6 +47,9 @@ class DeviceArray:
 
     def __getitem__(self, rows):
         """A view of some rows, a slice of step 1."""
+        if not isinstance(rows, slice):
+            raise TypeError(f"rows of an array on the device are a slice, got {rows!r}: take np.asarray(array), or a "
+                            "library for CUDA, for others")
         first, last, step = rows.indices(len(self))
         if step != 1:
             raise ValueError(f"rows of an array on the device are a slice of step 1, got {rows}")
@@ -54,7 +57,9 @@ class DeviceArray:
         return DeviceArray(self.address + first * size, (max(last - first, 0), *self.shape[1:]), self.dtype, self)
 
     def __array__(self, dtype=None, copy=None):
-        """A copy in the computer's memory."""
+        """A copy in the computer's memory; ValueError where none may be made."""
+        if copy is False:
+            raise ValueError("an array on the device has to be copied: leave copy=False out")
         found = np.empty(self.shape, self.dtype)
         _cuda.fetch(self.address, found)
         return found if dtype is None else found.astype(dtype)
@@ -70,13 +75,13 @@ def lies_there(x):
         return False
     if hasattr(x, "__cuda_array_interface__"):
         return True
-    return hasattr(x, "__dlpack_device__") and int(x.__dlpack_device__()[0]) == _CUDA
+    return hasattr(x, "__dlpack_device__") and int(x.__dlpack_device__()[0]) in _CUDA
 
 
 def wrapped(x, name):
     """An array of somebody else as a DeviceArray, without a copy, when all work on it is done.
 
-    Raises ValueError unless it is C-contiguous.
+    Raises ValueError unless it is C-contiguous, has no mask, and lies on the device that is in use.
     """
     if isinstance(x, DeviceArray):
         return x
@@ -85,12 +90,14 @@ def wrapped(x, name):
         told = x.__cuda_array_interface__
         address, shape, dtype = told["data"][0], told["shape"], np.dtype(told["typestr"])
         strides = told.get("strides")
+        if told.get("mask") is not None:
+            raise ValueError(f"{name} has a mask, which nothing here reads: give an array without one")
     else:
-        from cuda.core.utils import StridedMemoryView
-
-        view = StridedMemoryView.from_dlpack(x, stream_ptr=-1)
-        address, shape, dtype = view.ptr, view.shape, np.dtype(view.dtype)
-        strides = view.strides and tuple(step * dtype.itemsize for step in view.strides)
+        number, own = int(x.__dlpack_device__()[1]), _cuda.device_number()
+        if number != own:
+            raise ValueError(f"{name} lies on device {number}, but device {own} is in use: move it there, or choose "
+                             "the device with CUDA_VISIBLE_DEVICES")
+        address, shape, dtype, strides = _cuda.dlpack(x)
     whole = tuple(int(np.prod(shape[axis + 1 :])) * dtype.itemsize for axis in range(len(shape)))
     if strides is not None and tuple(strides) != whole and 0 not in shape:
         raise ValueError(f"{name} lies on the device with strides {tuple(strides)}: make it C-contiguous there")
@@ -130,9 +137,9 @@ def _run(kernel, dtype, grid, values):
             row[cell : cell + 1].view(dtype)[0] = values[name]
         else:
             row[cell] = values[name]
-    table, context = _cuda.Memory(row.nbytes), _cuda.Memory(_steps.CONTEXT * 8)
+    table, context = _cuda.Memory.of(row), _cuda.Memory(_steps.CONTEXT * 8)
     cells = np.empty(_steps.CONTEXT, np.int64)
-    table.write(row)
-    _cuda.launch(_cuda.launcher((kernel,), dtype), grid, kernel.near * dtype.itemsize, table.address, context.address)
+    _cuda.launch(_cuda.launcher((kernel,), dtype), down * across, kernel.near * dtype.itemsize, table.address,
+                 context.address)
     context.read(cells)
     return bool(cells[_steps.FLAWED])

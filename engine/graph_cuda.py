@@ -79,8 +79,7 @@ class _Bound:
         with np.errstate(over="ignore"):  # float32 has infinity for it
             for place, value in tables.constants.items():
                 self.constants.write(np.ravel(value).astype(self.dtype), place.offset)
-        self.views = _cuda.Memory(len(tables.views) * 8)
-        self.views.write(np.array(tables.views, np.int64))
+        self.views = _cuda.Memory.of(np.array(tables.views, np.int64))
         self.context = _cuda.Memory(_steps.CONTEXT * 8)
         self._make_table([launch for launch in launches if launch.units and launch.columns])
         self.play_traced = Player([what for _, what in self.launches])
@@ -126,7 +125,7 @@ class _Bound:
                 for name in operands(row.kernel):
                     self._set(row, name, row.operands.get(name, 0))
             functions = swept if launch.kernel in swept else (launch.kernel,)
-            grid = -(-launch.units // launch.height), -(-launch.columns // span)
+            grid = -(-launch.units // launch.height) * -(-launch.columns // span)
             near = max(function.near for function in functions) * self.dtype.itemsize
             self.launches.append((launch, (_cuda.launcher(functions, self.dtype), grid, near, self._row(launch),
                                            self.context.address)))
@@ -182,22 +181,22 @@ class _Bound:
         elements = self.graph.bytes // self.dtype.itemsize
         losses = _cuda.Memory(steps * self.dtype.itemsize)
         traces = _cuda.Memory((steps + 1) * self.graph.bytes if traced else 0)
-        table, width = coefficients(self.optimizer.op, settings, steps, 1, self.dtype)
+        numbers = coefficients(self.optimizer.op, settings, steps, 1, self.dtype)
+        table = _cuda.Memory.of(numbers)
         self._set(self.watch, "goal", _at_least(goal, self.dtype))
         self._set(self.keep, "traces", traces.address)
         self.memory.write(self.table)
         cells = np.zeros(_steps.CONTEXT, np.int64)
         cells[[_steps.MOST, _steps.TOTAL, _steps.FIRST_UPDATE, _steps.LOSSES, _steps.TABLE, _steps.WIDTH]] = (
-            1, 1, 1, losses.address, table.address, width)
+            1, 1, 1, losses.address, table.address, numbers.shape[1])
         self.context.write(cells)
         self._write(inputs)
         play = self.play_traced if traced else self.play
-        for number in range(1, steps + 1):
-            play()
-            if number % _LOOK == 0 or number == steps:
-                self.context.read(cells)
-                if cells[_steps.STOPPED]:
-                    break
+        for first in range(0, steps, _LOOK):
+            play(min(_LOOK, steps - first))
+            self.context.read(cells)
+            if cells[_steps.STOPPED]:
+                break
         done, stopped = int(cells[_steps.DONE]), int(cells[_steps.STOPPED])
         found = np.empty(steps, self.dtype)
         losses.read(found)

@@ -19,7 +19,6 @@ from hotloop.kernels.shapes import views
 from .graph_tables import Call, Place, Tables
 
 _BLOCK = PANEL_ROWS * SPAN  # elements that a block takes through a sweep
-_WIDEST = 2**21  # columns of a launch: devices have fewer than 2^16 rectangles across
 _ENOUGH = 2  # tiles for each multiprocessor that larger ones must leave
 
 
@@ -144,8 +143,7 @@ class CudaTables(Tables):
                 break
         given = {"x": self.place(x), "y": self.place(y), "z": target, "z_rows": rows, "z_cols": columns,
                  "inner": inner, "parts": parts, "part": part}
-        self.phases.append([Launch(kernel, given | {"z_first": first},
-                                   matrices * -(-rows // kernel.height) * kernel.height, node=node,
-                                   columns=min(columns - first, _WIDEST)) for first in range(0, columns, _WIDEST)])
+        self.phases.append([Launch(kernel, given, matrices * -(-rows // kernel.height) * kernel.height, node=node,
+                                   columns=columns)])
         if parts > 1:
             self._reduce(node, reductions.sum_chunks.cuda, target, stack, parts, rows * columns)

@@ -55,12 +55,13 @@ class Inference:
             outputs, losses = self._forward(part, ("evaluate", name), examples.form)
             total += losses.sum()
             if loss.has_accuracy:
-                right.append(loss.right(outputs[self.net.slot("prediction", name)], part[slot]))
+                right.append(loss.right(outputs[self.net.slot("prediction", name)],
+                                        examples.near[slot][first : first + at_once]))
         share = loss.share(kind, self.net.outputs[name])
         counted = len(examples) if examples.counts is None else examples.counts.sum(dtype=np.float64)
         results = {"loss": float(total / (share * counted if share else 1))}
         if right:
-            weights, counted = examples.arrays.get("weights"), loss.counted(examples.arrays[slot])
+            weights, counted = examples.near.get("weights"), loss.counted(examples.near[slot])
             if counted is not None:
                 weights = counted if weights is None else counted * weights
             results["accuracy"] = float(np.average(np.concatenate(right), weights=weights))

@@ -4,29 +4,35 @@ import numpy as np
 
 from hotloop.kernels import OPS, _cuda, _jit
 
+_TURNS = 16  # that one call of the driver makes, where there are as many
+
 
 class Player:
-    """Makes launches: at first one by one, as they are compiled then, afterwards with one call of the driver.
+    """Makes launches in turns, the first ones one by one, all others with few calls of the driver.
 
-    launches: what `_cuda.launch` takes for each.
+    launches: what `_cuda.launch` takes for each, with a row and a context as arguments. They are compiled at once.
     """
 
     def __init__(self, launches):
-        self.launches, self.known, self.recorded = launches, False, None
+        self.launches, self.known, self.recorded = launches, False, {}
+        for kernel, *_ in launches:
+            _cuda.make(kernel, 2)
 
-    def __call__(self):
-        """Make all launches."""
-        if not self.known:
-            _cuda.launch_all(self.launches)
-            self.known = True
-            return
-        if self.recorded is None:
-            self.recorded = _cuda.recorded(self.launches)
-        self.recorded()
+    def __call__(self, turns=1):
+        """Make all launches, so many times."""
+        if turns and not self.known:
+            _cuda.launch_all(self.launches)  # a graph records what has been launched before
+            self.known, turns = True, turns - 1
+        while turns:
+            count = _TURNS if turns >= _TURNS else 1
+            if count not in self.recorded:
+                self.recorded[count] = _cuda.recorded(self.launches * count)
+            self.recorded[count]()
+            turns -= count
 
 
 def coefficients(op, settings, steps, update, dtype):
-    """What the kernel of optimizer `op` takes, a row a step from number `update` on: memory, and numbers of a row."""
+    """What the kernel of optimizer `op` takes, a row a step from number `update` on."""
     cpu = OPS[op].cpu
     given = np.empty((steps, len(cpu.settings)))
     for place, name in enumerate(cpu.settings):
@@ -34,9 +40,12 @@ def coefficients(op, settings, steps, update, dtype):
     made = np.empty((steps, cpu.width), dtype)
     row = np.array([*[0] * _jit.HEADER, given.ctypes.data, made.ctypes.data, update], np.int64)
     _jit.caller(cpu.table, dtype)(row.ctypes.data, 0, 0, steps)
-    memory = _cuda.Memory(made.nbytes)
-    memory.write(made)
-    return memory, cpu.width
+    return made
+
+
+def grown(memory, size):
+    """The memory, or a new one if it has not so many bytes; they may hold anything."""
+    return memory if memory.size >= size else _cuda.Memory(size, zero=False)
 
 
 def put_real(cell, value, dtype):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from . import checks, features
+from .data import as_array
 from .graph import Graph
 from .layers import LAYERS, Dense
 from .node import Node
@@ -131,7 +132,7 @@ class Network:
                            f"the network has {list(shapes)}")
         values = {}
         for name, shape in shapes.items():
-            value = np.asarray(state[name])
+            value = as_array(state[name], name)
             if value.dtype.kind not in ("iu" if shape == () else "fiu"):
                 wanted = "a count" if shape == () else "real numbers"
                 raise TypeError(f"{name} must hold {wanted}, got dtype {value.dtype}")

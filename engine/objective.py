@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,13 @@ from .losses import LOSSES
 class Examples:
     """Checked data.
 
-    arrays: what programs read, by name. form: the kind of each output's targets, whether there are sample weights, and
-    whether there are labels to ignore. counts: what each row counts for in a mean, None for 1.
+    arrays: what programs read, by name. near: of these the targets and sample weights, in the computer's memory. form:
+    the kind of each output's targets, whether there are sample weights, and whether there are labels to ignore. counts:
+    what each row counts for in a mean, None for 1.
     """
 
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, Any]
+    near: dict[str, np.ndarray]
     form: tuple[tuple[str, ...], bool, bool]
     counts: np.ndarray | None
     rows: int
@@ -100,26 +103,30 @@ class Objective:
 
     def examples(self, X, y, sample_weight, dtype, check_finite, of=""):
         """Checked data for training or evaluation; ValueError where no row counts."""
-        arrays = self.inputs(X, dtype, check_finite, f"X{of}")
+        arrays, near = self.inputs(X, dtype, check_finite, f"X{of}"), {}
         rows, kinds, counts, ignoring = len(next(iter(arrays.values()))), [], None, False
         for key, part, label in _parts(f"y{of}", y, self.net.outputs, self.net.several[1]):
             loss, slot, there = self.losses[key], self.net.slot("y", key), self._there(part, label)
             part = part if there is None else np.asarray(there)  # targets are checked, and counted, in our own memory
-            arrays[slot], kind = data.targets(part, rows, loss, self.net.outputs[key], dtype, check_finite, label)
+            near[slot], kind = data.targets(part, rows, loss, self.net.outputs[key], dtype, check_finite, label)
+            arrays[slot] = _as_given(there, near[slot])
             kinds.append(kind)
-            counted = loss.counted(arrays[slot])
-            own, ignoring = loss.weights(arrays[slot], counted), ignoring or counted is not None
+            counted = loss.counted(near[slot])
+            own, ignoring = loss.weights(near[slot], counted), ignoring or counted is not None
             if len(self.losses) > 1 and own is not None:
                 raise ValueError(f"with several outputs all rows count alike, but the loss of output {key} weighs or "
                                  "ignores classes: use sample_weight, or a custom loss")
             counts = own
         if sample_weight is not None:
-            arrays["weights"] = data.sample_weights(sample_weight, rows, dtype)
-            counts = arrays["weights"] if counts is None else counts * arrays["weights"]
+            there = self._there(sample_weight, "sample_weight")
+            given = sample_weight if there is None else np.asarray(there)
+            near["weights"] = weights = data.sample_weights(given, rows, dtype)
+            counts = weights if counts is None else counts * weights
+            arrays["weights"] = _as_given(there, weights)
         if rows and counts is not None and not counts.any():
             raise ValueError(f"at least one row must count, but every one of the {rows} rows of y{of} has an ignored "
                              "label or the weight 0: leave such data out")
-        return Examples(arrays, (tuple(kinds), sample_weight is not None, ignoring), counts, rows)
+        return Examples(arrays, near, (tuple(kinds), sample_weight is not None, ignoring), counts, rows)
 
     def ranges(self, form, dtype, check_finite):
         """For each array of data of this form, or of inputs alone (None), its name, columns and range, in order.
@@ -153,6 +160,12 @@ class Objective:
             return ["loss", *["accuracy"] * self.losses["0"].has_accuracy]
         return ["loss", *(f"{name}_{metric}" for name, loss in self.losses.items()
                           for metric in ("loss", *["accuracy"] * loss.has_accuracy))]
+
+
+def _as_given(there, checked):
+    """What is on the device, if programs read it as it is; else its copy, as it was checked and converted."""
+    same = there is not None and (there.dtype, there.shape) == (checked.dtype, checked.shape)
+    return there if same else checked
 
 
 def _matched(what, given, outputs, names):

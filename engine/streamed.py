@@ -6,25 +6,35 @@ from hotloop.kernels import _cuda
 
 from .run import Outcome
 
+_PIECE = 2**26  # bytes of a piece, about: copied in milliseconds, so that little is waited for at either end of a run
+
 
 class Streamed:
-    """Runs of a bound program of the cuda backend on `arrays` in the computer's memory, `most` batches at a time.
+    """Runs of a bound program of the cuda backend on arrays in the computer's memory, some batches at a time.
 
     A piece is made of the rows in their order, in memory that a device copies from by itself; there are two of them.
+    arrays: such as the runs will be on. room: bytes that may be taken on the device.
     """
 
-    def __init__(self, bound, arrays, batch, most):
-        self.bound, self.arrays, self.batch, self.most = bound, arrays, batch, most
+    def __init__(self, bound, arrays, batch, room):
+        self.bound, self.batch, self.shapes = bound, batch, _shapes(bound, arrays)
         self.results = bound.program.predictions
-        self.names = [name for name in bound.externals if name != "order" and name not in self.results]
-        rows = most * batch
+        self.names = [name for name in self.shapes if name not in self.results]
+        each = sum(arrays[name][:1].nbytes for name in self.shapes) * batch
+        self.most = max(1, int(min(_PIECE, room / 2) / each))
+        rows = self.most * batch
         self.near = [{name: _cuda.pinned((rows, *arrays[name].shape[1:]), arrays[name].dtype) for name in self.names}
                      for _ in range(2)]
-        self.there = [{name: _cuda.Memory(rows * arrays[name][:1].nbytes) for name in [*self.names, *self.results]}
+        self.there = [{name: _cuda.Memory(rows * arrays[name][:1].nbytes, zero=False) for name in self.shapes}
                       for _ in range(2)]
 
-    def run(self, steps, start, rows, update, strict):
+    def serves(self, bound, arrays, batch):
+        """Whether this can run the program on these arrays."""
+        return (self.bound, self.batch, self.shapes) == (bound, batch, _shapes(bound, arrays))
+
+    def run(self, arrays, steps, start, rows, update, strict):
         """Run `steps` steps as `CudaBackend.run` does."""
+        self.arrays = arrays
         plan = list(self._parts(steps, start, rows))
         settings, losses, done = self.bound.program.settings, [], 0
         self._load(0, plan[0])
@@ -70,3 +80,8 @@ class Streamed:
             near = self.near[place % 2][name][: len(found)]
             near[...] = found
             self.there[place % 2][name].write(near, stream=_cuda.stream("copies"))
+
+
+def _shapes(bound, arrays):
+    """Of the arrays that a bound program reads or writes: what their rows are."""
+    return {name: (arrays[name].shape[1:], arrays[name].dtype) for name in bound.externals if name != "order"}

@@ -13,7 +13,8 @@ import numpy as np
 
 from ._primitives import PANEL, SIZE, real, reals
 
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+_asked = os.environ.get("NUMBA_ENABLE_CUDASIM", "").strip()
+SIMULATED = _asked.isdigit() and int(_asked) != 0  # as Numba reads it
 EDGE = 16
 THREADS = EDGE * EDGE  # of a block: EDGE rows of EDGE threads, or WARPS warps of PANEL threads
 NEAR = 4352  # reals that a block's threads share, at most
@@ -26,14 +27,9 @@ COLUMNS = WARPS  # that a block sums over the batch, a warp each
 strand = None  # gives the simulator's thread that runs; `_cuda_simulator` says how
 
 
-def block_x():
-    """The block's place along the grid's first axis."""
+def block_number():
+    """The block's number in its grid."""
     return strand().block[0]
-
-
-def block_y():
-    """The block's place along the grid's second axis."""
-    return strand().block[1]
 
 
 def thread():
@@ -60,7 +56,7 @@ def nears(first, size):
 
 
 def near_numbers(first, count):
-    """`count` reals that the block shares, from number `first` on, a multiple of QUAD; `count` is a literal."""
+    """`count` reals that the block shares, from number `first` on, a multiple of QUAD or of `count`, a literal."""
     return tuple(nears(first, count))
 
 

@@ -1,25 +1,30 @@
-"""Kernels for CUDA devices: the only place that imports a CUDA target and knows how it compiles and launches.
+"""Kernels for CUDA devices: how they are compiled and launched.
+
+Nothing else imports a CUDA target, but for two files that are imported here: they say what stands for primitives on a
+device and in the simulator.
 
 A device runs instructions of a program as the CPU does, from rows of a table of int64, here with HEAD cells before the
 operands. `launcher` makes what runs one instruction and those chained to it, on a grid of blocks.
 """
 
+import contextlib
 import ctypes
 import functools
+import warnings
 import weakref
 
 import numpy as np
 
-from ._block import PANEL_ROWS, SIMULATED, THREADS, barrier, block_x, block_y, meet, operands, thread
+from ._block import PANEL_ROWS, SIMULATED, THREADS, barrier, block_number, meet, operands, thread
 from ._context import BATCH
 from ._primitives import ints, reals
 from ._specialize import Specializer
 from ._steps import CONTEXT, FLAWED, STOPPED
 
-_PIECE = 2**24  # bytes that are set to zero at once
 ROWS_PHASE, UNITS_PHASE, EACH = range(3)
 PHASE_KIND, PHASE_FIRST, PHASE_COUNT, PHASE = range(4)  # of a phase: which it is, its first row's address, its rows
 LEAST = 7, 5  # compute capability
+_ANYTHING = 255  # byte that the simulator fills memory with which nobody asked to be zero: NaN
 KIND, ROWS, HEIGHT, COLUMNS, SPAN, CHAIN, HEAD = range(7)  # ROWS: 0 for those of the batch; CHAIN: address of a row
 
 
@@ -27,7 +32,8 @@ class DeviceError(RuntimeError):
     """The cuda backend cannot be used: the message says what is missing, and what to do."""
 
 
-_EXTRAS = "pip install 'hotloop[cuda12]' or 'hotloop[cuda13]', whichever CUDA version the driver has"
+_EXTRAS = "install hotloop with the extra cuda12 or cuda13, whichever CUDA version the driver has"
+_TOOLS = "numba.cuda.cudadrv", "cuda."  # modules whose errors say that something is missing, or does not fit
 
 
 @functools.cache
@@ -52,18 +58,36 @@ def require():
                               "greenlet, or unset the variable") from error
         return
     try:
-        device = cuda.get_current_device()
-        version, runtime = cuda.driver.driver.get_version(), cuda.runtime.get_version()
+        device, version = cuda.get_current_device(), cuda.driver.driver.get_version()
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise DeviceError(f"no CUDA device can be used ({reason}): install NVIDIA's driver for it, then {_EXTRAS}; or "
-                          "take backend='cpu'") from error
+        raise DeviceError(f"no CUDA device can be used ({_said(error)}): install NVIDIA's driver for it, then "
+                          f"{_EXTRAS}; or take backend='cpu'") from error
+    try:
+        find_compiler()
+        runtime = cuda.runtime.get_version()
+    except Exception as error:
+        raise DeviceError(f"there is no compiler for the device ({_said(error)}): {_EXTRAS}") from error
     if version[0] < runtime[0]:
         raise DeviceError(f"the driver has CUDA {version[0]}.{version[1]}, older than the installed compiler's "
                           f"{runtime[0]}.{runtime[1]}: update the driver, or {_EXTRAS}")
     if device.compute_capability < LEAST:
         raise DeviceError(f"{device.name.decode()} has compute capability {device.compute_capability}, the cuda "
                           f"backend needs {LEAST[0]}.{LEAST[1]} at least: take backend='cpu'")
+    if cuda.core.config.CUDA_PER_THREAD_DEFAULT_STREAM:
+        raise DeviceError("NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM is set, with which copies do not wait for kernels: "
+                          "unset it for the cuda backend")
+
+
+def find_compiler():
+    """Raise whatever error says that NVIDIA's compiler for LLVM's code is not there."""
+    from numba.cuda.cudadrv.nvvm import NVVM
+
+    NVVM()
+
+
+def _said(error):
+    """What an error says, in one line."""
+    return " ".join(str(error).split())
 
 
 def bindings(dtype):
@@ -91,9 +115,24 @@ def walkers(kernel, near, most):
     """Blocks that `walker`'s kernel may have, at most `most`: all of them have to be on the device at once."""
     if SIMULATED:
         return min(most, 3)
-    types = target().types
-    kernel.compile((types.int64,) * 7)
-    return min(most, kernel.overloads[(types.int64,) * 7].max_cooperative_grid_blocks(THREADS, near))
+    return min(most, make(kernel, 7).max_cooperative_grid_blocks(THREADS, near))
+
+
+def make(kernel, count):
+    """Compile a kernel of `count` numbers now, not when it is launched; what was made. Nothing in the simulator.
+
+    Raises DeviceError where a part of the toolkit is missing.
+    """
+    if SIMULATED:
+        return None
+    kinds = (target().types.int64,) * count
+    try:
+        kernel.compile(kinds)
+    except Exception as error:
+        if not type(error).__module__.startswith(_TOOLS):
+            raise
+        raise DeviceError(f"kernels cannot be compiled for the device ({_said(error)}): {_EXTRAS}") from error
+    return kernel.overloads[kinds]
 
 
 @functools.cache
@@ -103,8 +142,15 @@ def stream(purpose):
 
 
 def launch(kernel, grid, near, *arguments, on=None):
-    """Have a grid of blocks, which share `near` bytes each, run a kernel after all before it."""
-    kernel[grid, THREADS, stream("kernels") if on is None else on, near](*arguments)
+    """Have so many blocks, `grid`, which share `near` bytes each, run a kernel after all before it."""
+    configured(kernel, grid, near, stream("kernels") if on is None else on)(*arguments)
+
+
+def configured(kernel, grid, near, on):
+    """A kernel with its blocks and stream, without the warning that they are few, as those of small programs are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grid size")
+        return kernel[grid, THREADS, on, near]
 
 
 def launch_all(launches, on=None):
@@ -167,7 +213,8 @@ def _launch(run):
         rows = head[ROWS]
         if rows == 0:
             rows = cells[BATCH]
-        first, column = block_x() * head[HEIGHT], block_y() * head[SPAN]
+        across = (head[COLUMNS] + head[SPAN] - 1) // head[SPAN]
+        first, column = block_number() // across * head[HEIGHT], block_number() % across * head[SPAN]
         stopped = cells[STOPPED]
         barrier()  # the instruction may be what stops the run
         if stopped == 0 and first < rows:
@@ -184,11 +231,11 @@ def _walk(run):
 
     A block has a context of its own. In a phase of rows it takes PANEL_ROWS of them at a time through all instructions;
     in one of units it takes every `blocks`-th rectangle of each; other phases every block runs for itself. All blocks
-    meet after the first two. `flaw` is a cell that becomes 1 where an update was not finite.
+    meet after the first two, and after a step. `flaw` is a cell that becomes 1 where an update was not finite.
     """
 
     def walk(phases, count, width, contexts, blocks, flaw, steps):
-        own, place = contexts + block_x() * CONTEXT * 8, block_x()
+        own, place = contexts + block_number() * CONTEXT * 8, block_number()
         cells = ints(own, CONTEXT)
         for number in range(steps * count):
             phase = ints(phases + number % count * PHASE * 8, PHASE)
@@ -218,7 +265,7 @@ def _walk(run):
                         first, column = down + unit // across * head[HEIGHT], unit % across * head[SPAN]
                         bad |= run(row, own, first, min(head[HEIGHT], rows - first), column,
                                    min(head[SPAN], head[COLUMNS] - column))
-            if kind != EACH:
+            if kind != EACH or number % count == count - 1:  # whose results others read, or the next step overwrites
                 if bad:
                     ints(flaw, 1)[0] = 1
                 meet()
@@ -250,13 +297,26 @@ def _runner(functions):
 
 
 class Memory:
-    """Bytes on the device, zero at first. Raises MemoryError where the device has no room for them."""
+    """Bytes on the device, zero at first or, without `zero`, anything.
 
-    def __init__(self, size):
+    Raises MemoryError where the device has no room for them.
+    """
+
+    def __init__(self, size, zero=True):
         self.size, self.address, self._array = size, 0, None
         if size:
-            self._array = _allocated(size)
+            with _room(f"the device has no room for {size:,} more bytes"):
+                self._array = target().device_array(size, np.uint8)
+            if zero or SIMULATED:
+                _fill(self._array, 0 if zero else _ANYTHING)
             self.address = _address(self, self._array)
+
+    @classmethod
+    def of(cls, array):
+        """The bytes of a C-contiguous array."""
+        memory = cls(array.nbytes, zero=False)
+        memory.write(array)
+        return memory
 
     def write(self, array, first=0, stream=0):
         """Overwrite bytes from `first` on with those of a C-contiguous array."""
@@ -274,19 +334,26 @@ class Memory:
             self._array[: other.size].copy_to_device(other._array)
 
 
-def _allocated(size):
-    """Zeroed bytes on the device, as Numba's array."""
-    cuda = target()
+@contextlib.contextmanager
+def _room(lacking):
+    """Raise MemoryError, in words, where there is no room for what is made."""
     try:
-        array = cuda.device_array(size, np.uint8)
-        for first in range(0, size, _PIECE):
-            array[first : first + _PIECE].copy_to_device(np.zeros(min(_PIECE, size - first), np.uint8))
-        return array
+        yield
     except Exception as error:
         if "MEMORY" not in str(error).upper():
             raise
-        raise MemoryError(f"the device has no room for {size:,} more bytes, {free():,} are free: take a smaller batch, "
-                          "a smaller network, or data in the computer's own memory") from error
+        raise MemoryError(f"{lacking}, {free():,} are free on the device: take a smaller batch, a smaller network, or "
+                          "data in the computer's own memory") from error
+
+
+def _fill(array, byte):
+    """Set all bytes of an array on the device."""
+    if SIMULATED:
+        array._ary[:] = byte
+    else:
+        from numba.cuda.cudadrv.driver import device_memset
+
+        device_memset(array, byte, array.nbytes)
 
 
 def free():
@@ -295,8 +362,9 @@ def free():
 
 
 def pinned(shape, dtype):
-    """An array in memory that devices copy from while the computer goes on."""
-    return target().pinned_array(shape, dtype)
+    """An array in memory that devices copy from while the computer goes on. Raises MemoryError."""
+    with _room(f"there is no room for {int(np.prod(shape)) * np.dtype(dtype).itemsize:,} bytes that devices copy from"):
+        return target().pinned_array(shape, dtype)
 
 
 def finish():
@@ -312,6 +380,20 @@ def fetch(address, array):
     elif array.nbytes:
         given = {"shape": (array.nbytes,), "typestr": "|u1", "data": (address, False), "version": 3, "strides": None}
         target().from_cuda_array_interface(given).copy_to_host(array.reshape(-1).view(np.uint8))
+
+
+def device_number():
+    """The number of the device that is in use."""
+    return 0 if SIMULATED else target().get_current_device().id
+
+
+def dlpack(x):
+    """Address, shape, dtype and strides in bytes, None for C order, of what has `__dlpack__`."""
+    from cuda.core.utils import StridedMemoryView
+
+    view = StridedMemoryView.from_dlpack(x, stream_ptr=-1)
+    dtype = np.dtype(view.dtype)
+    return view.ptr, view.shape, dtype, view.strides and tuple(step * dtype.itemsize for step in view.strides)
 
 
 def allow(owner, address, nbytes):

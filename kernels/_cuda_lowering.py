@@ -363,11 +363,8 @@ class CudaLowering(Arithmetic):
     def make_thread(self):
         return self._register("tid.x")
 
-    def make_block_x(self):
+    def make_block_number(self):
         return self._register("ctaid.x")
-
-    def make_block_y(self):
-        return self._register("ctaid.y")
 
     @staticmethod
     def _register(name):

@@ -37,15 +37,15 @@ def _product(tile):
     """The kernel that makes Z = X Y, for stacks of matrices.
 
     The rows of each matrix of Z are filled up to whole tiles, and those of all of them, part after part, pair after
-    pair, are the rows that are cut into rectangles. Columns are counted from `z_first` on.
+    pair, are the rows that are cut into rectangles.
     """
     rows_each, columns_each, high, deep, numbers = tile.rows, tile.columns, tile.high, tile.deep, tile.numbers
     load_x, load_y = tile.left(_of_row, along_steps=True), tile.right(_of_column)
     corner, multiplied = tile.corner, tile.multiplied
 
-    def product_cuda(x, y, z, z_rows, z_cols, z_first, inner, parts, part, context, row, rows, column, columns):
+    def product_cuda(x, y, z, z_rows, z_cols, inner, parts, part, context, row, rows, column, columns):
         tall = (z_rows + high - 1) // high * high
-        matrix, top, across = row // tall, row % tall, z_first + column
+        matrix, top = row // tall, row % tall
         start, pair = matrix % parts * part, matrix // parts
         stop = min(start + part, inner)
         i, j = corner()
@@ -53,11 +53,11 @@ def _product(tile):
         for first in range(start, stop, deep):
             barrier()
             load_x(x + pair * z_rows * inner * SIZE, inner, first, top, z_rows, stop)
-            load_y(y + pair * inner * z_cols * SIZE, z_cols, first, across, z_cols, stop)
+            load_y(y + pair * inner * z_cols * SIZE, z_cols, first, column, z_cols, stop)
             barrier()
             sums = multiplied(sums, i, j)
-        given_rows, given = min(max(z_rows - top - i, 0), rows_each), min(max(z_cols - across - j, 0), columns_each)
-        put_tile(sums, z + ((matrix * z_rows + top + i) * z_cols + across + j) * SIZE, z_cols, 1, rows_each,
+        given_rows, given = min(max(z_rows - top - i, 0), rows_each), min(max(z_cols - column - j, 0), columns_each)
+        put_tile(sums, z + ((matrix * z_rows + top + i) * z_cols + column + j) * SIZE, z_cols, 1, rows_each,
                  columns_each, given_rows, given)
         return 0
 

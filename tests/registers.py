@@ -10,6 +10,7 @@ import re
 import subprocess
 import tempfile
 import textwrap
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hotloop.kernels import _cuda, _jit
+from hotloop.kernels import _cuda, _jit, _steps
 from hotloop.kernels._block import BLOCK_KERNELS, SIMULATED
 from hotloop.kernels._cores import cores
 
@@ -125,6 +126,13 @@ def examine(names, dtype, capabilities=CAPABILITIES, walks=False):
     except Exception as error:
         raise ValueError(f"{what}: {error}") from None
     return found
+
+
+def configure():
+    """Ask for a launch of one block, as small programs have; warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return _cuda.configured(_cuda.launcher((_steps.end_step,), np.dtype(np.float32)), 1, 1024, 0).griddim
 
 
 def device(capability):

@@ -10,6 +10,7 @@ from tolerances import close
 
 import hotloop as hl
 from hotloop.epochs import Epochs
+from hotloop.kernels._block import SIMULATED
 
 ROWS = 5
 OPTIMIZERS = [hl.SGD(), hl.SGD(momentum=0.9, nesterov=True), hl.ASGD(), hl.Rprop(), hl.Adagrad(), hl.Adadelta(),
@@ -178,12 +179,28 @@ def test_either_form_trains(make):
     assert_close(found, expected, "float32", 140)
 
 
+@pytest.mark.usefixtures("form")
+def test_many_rows_are_evaluated():
+    """In several steps of a run, of which each overwrites what the one before left."""
+    x, y = np.random.default_rng(0).standard_normal((600, 3)), np.arange(600) % 3
+    found = []
+    for backend in ("cuda", "numpy"):
+        net = hl.Sequential(hl.Dense(3, 4), hl.ReLU(), hl.Dense(4, 3), seed=1)
+        trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(), backend=backend, dtype="float64")
+        found.append(trainer.evaluate(x, y) | {"prediction": trainer.predict(x)})
+    assert_close(*found, "float64", 600)
+
+
 def test_both_forms_give_the_same_bits(monkeypatch):
+    """In the simulator; a compiler may contract formulas otherwise where they are parts of one kernel."""
     found = []
     for least in (0, np.inf):
         monkeypatch.setattr("hotloop.cuda_backend._SMALL", least)
         found.append(both(dense, rows=40, batch=40, optimizer=hl.SGD(lr=0.1, momentum=0.9))[0])
-    assert_same(*found)
+    if SIMULATED:
+        assert_same(*found)
+    else:
+        assert_close(*found, "float32", 40)
 
 
 @pytest.mark.parametrize("height", [64, 128])
@@ -191,8 +208,8 @@ def test_larger_tiles_give_the_same_bits(height, monkeypatch):
     """An element is one chain of multiply-adds whatever the tile."""
     from hotloop.kernels.dense import dense_forward, dense_input_gradient, dense_parameter_gradient
 
-    found = [both(lambda: dense(35), rows=33, batch=33)[0]]
     monkeypatch.setattr("hotloop.cuda_backend._SMALL", 0)
+    found = [both(lambda: dense(35), rows=33, batch=33)[0]]
     for cpu in (dense_forward, dense_input_gradient, dense_parameter_gradient):
         larger = next(kernel for kernel in cpu.cuda.larger if kernel.height == height)
         monkeypatch.setattr(cpu, "cuda", larger)

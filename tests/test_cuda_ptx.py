@@ -89,6 +89,10 @@ def test_a_small_program(compiler):
     check(compiler, STEP, "float32", walks=True)
 
 
+def test_few_blocks_warn_of_nothing(compiler):
+    assert compiler.submit(registers.configure).result() == (1, 1, 1)
+
+
 def test_the_document_names_every_kernel():
     assert registers.documented() == {*kernels()}, "python tests/registers.py writes docs/cuda_kernels.md anew"
 
