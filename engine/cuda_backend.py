@@ -210,7 +210,7 @@ class _Bound:
         self.context, self.launches = _cuda.Memory(_steps.CONTEXT * 8), []
         for host in self.steps:
             kernels = [self.kernels[part] for part in (host, *host.chained())]
-            self.launches.append((_cuda.launcher(_ordered(kernels), self.dtype), prod(self._rectangles(host)),
+            self.launches.append((_cuda.launcher(_ordered(kernels), self.dtype), self._rectangles(host),
                                   self._near(kernels), self._row(host), self.context.address))
         self.play = Player(self.launches)
 
@@ -337,7 +337,7 @@ class _Bound:
         if self.persistent:
             self.context.write(np.tile(cells, self.blocks))
             self.flaw.write(np.zeros(1, np.int64))
-            _cuda.launch(self.walk, self.blocks, self.near, self.phases.address, self.phase_count,
+            _cuda.launch(self.walk, (self.blocks, 1), self.near, self.phases.address, self.phase_count,
                          self.table.shape[1] * 8, self.context.address, self.blocks, self.flaw.address, steps)
             return
         self.context.write(cells)

@@ -139,7 +139,6 @@ def _run(kernel, dtype, grid, values):
             row[cell] = values[name]
     table, context = _cuda.Memory.of(row), _cuda.Memory(_steps.CONTEXT * 8)
     cells = np.empty(_steps.CONTEXT, np.int64)
-    _cuda.launch(_cuda.launcher((kernel,), dtype), down * across, kernel.near * dtype.itemsize, table.address,
-                 context.address)
+    _cuda.launch(_cuda.launcher((kernel,), dtype), grid, kernel.near * dtype.itemsize, table.address, context.address)
     context.read(cells)
     return bool(cells[_steps.FLAWED])

@@ -125,7 +125,7 @@ class _Bound:
                 for name in operands(row.kernel):
                     self._set(row, name, row.operands.get(name, 0))
             functions = swept if launch.kernel in swept else (launch.kernel,)
-            grid = -(-launch.units // launch.height) * -(-launch.columns // span)
+            grid = -(-launch.units // launch.height), -(-launch.columns // span)
             near = max(function.near for function in functions) * self.dtype.itemsize
             self.launches.append((launch, (_cuda.launcher(functions, self.dtype), grid, near, self._row(launch),
                                            self.context.address)))

@@ -27,9 +27,19 @@ COLUMNS = WARPS  # that a block sums over the batch, a warp each
 strand = None  # gives the simulator's thread that runs; `_cuda_simulator` says how
 
 
-def block_number():
-    """The block's number in its grid."""
+def block_x():
+    """The block's place along the grid's first axis."""
     return strand().block[0]
+
+
+def block_y():
+    """The block's place along the grid's second axis."""
+    return strand().block[1]
+
+
+def block_z():
+    """The block's place along the grid's third axis."""
+    return strand().block[2]
 
 
 def thread():

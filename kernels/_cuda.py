@@ -15,7 +15,7 @@ import weakref
 
 import numpy as np
 
-from ._block import PANEL_ROWS, SIMULATED, THREADS, barrier, block_number, meet, operands, thread
+from ._block import PANEL_ROWS, SIMULATED, THREADS, barrier, block_x, block_y, block_z, meet, operands, thread
 from ._context import BATCH
 from ._primitives import ints, reals
 from ._specialize import Specializer
@@ -25,6 +25,7 @@ ROWS_PHASE, UNITS_PHASE, EACH = range(3)
 PHASE_KIND, PHASE_FIRST, PHASE_COUNT, PHASE = range(4)  # of a phase: which it is, its first row's address, its rows
 LEAST = 7, 5  # compute capability
 _ANYTHING = 255  # byte that the simulator fills memory with which nobody asked to be zero: NaN
+ACROSS = 2**15  # rectangles along the grid's second axis, which ends before 2**16; more go along the third
 KIND, ROWS, HEIGHT, COLUMNS, SPAN, CHAIN, HEAD = range(7)  # ROWS: 0 for those of the batch; CHAIN: address of a row
 
 
@@ -142,7 +143,7 @@ def stream(purpose):
 
 
 def launch(kernel, grid, near, *arguments, on=None):
-    """Have so many blocks, `grid`, which share `near` bytes each, run a kernel after all before it."""
+    """Have blocks, `grid` (down, across), which share `near` bytes each, run a kernel after all before it."""
     configured(kernel, grid, near, stream("kernels") if on is None else on)(*arguments)
 
 
@@ -150,7 +151,8 @@ def configured(kernel, grid, near, on):
     """A kernel with its blocks and stream, without the warning that they are few, as those of small programs are."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Grid size")
-        return kernel[grid, THREADS, on, near]
+        down, across = grid
+        return kernel[(down, min(across, ACROSS), -(-across // ACROSS)), THREADS, on, near]
 
 
 def launch_all(launches, on=None):
@@ -213,11 +215,10 @@ def _launch(run):
         rows = head[ROWS]
         if rows == 0:
             rows = cells[BATCH]
-        across = (head[COLUMNS] + head[SPAN] - 1) // head[SPAN]
-        first, column = block_number() // across * head[HEIGHT], block_number() % across * head[SPAN]
+        first, column = block_x() * head[HEIGHT], (block_z() * ACROSS + block_y()) * head[SPAN]
         stopped = cells[STOPPED]
         barrier()  # the instruction may be what stops the run
-        if stopped == 0 and first < rows:
+        if stopped == 0 and first < rows and column < head[COLUMNS]:
             if run(row, context, first, min(head[HEIGHT], rows - first), column,
                    min(head[SPAN], head[COLUMNS] - column)):
                 cells[FLAWED] = 1
@@ -235,7 +236,7 @@ def _walk(run):
     """
 
     def walk(phases, count, width, contexts, blocks, flaw, steps):
-        own, place = contexts + block_number() * CONTEXT * 8, block_number()
+        own, place = contexts + block_x() * CONTEXT * 8, block_x()
         cells = ints(own, CONTEXT)
         for number in range(steps * count):
             phase = ints(phases + number % count * PHASE * 8, PHASE)

@@ -363,8 +363,14 @@ class CudaLowering(Arithmetic):
     def make_thread(self):
         return self._register("tid.x")
 
-    def make_block_number(self):
+    def make_block_x(self):
         return self._register("ctaid.x")
+
+    def make_block_y(self):
+        return self._register("ctaid.y")
+
+    def make_block_z(self):
+        return self._register("ctaid.z")
 
     @staticmethod
     def _register(name):

@@ -128,11 +128,11 @@ def examine(names, dtype, capabilities=CAPABILITIES, walks=False):
     return found
 
 
-def configure():
-    """Ask for a launch of one block, as small programs have; warnings are errors."""
+def configure(grid):
+    """The blocks along each axis where so many are asked for, down and across; warnings are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return _cuda.configured(_cuda.launcher((_steps.end_step,), np.dtype(np.float32)), 1, 1024, 0).griddim
+        return _cuda.configured(_cuda.launcher((_steps.end_step,), np.dtype(np.float32)), grid, 1024, 0).griddim
 
 
 def device(capability):

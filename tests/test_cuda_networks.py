@@ -10,6 +10,7 @@ from tolerances import close
 
 import hotloop as hl
 from hotloop.epochs import Epochs
+from hotloop.kernels import _cuda
 from hotloop.kernels._block import SIMULATED
 
 ROWS = 5
@@ -189,6 +190,16 @@ def test_many_rows_are_evaluated():
         trainer = hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(), backend=backend, dtype="float64")
         found.append(trainer.evaluate(x, y) | {"prediction": trainer.predict(x)})
     assert_close(*found, "float64", 600)
+
+
+def test_more_rectangles_across_than_an_axis_has(monkeypatch):
+    """They go along the third axis, whose last ones have nothing to do."""
+    monkeypatch.setattr("hotloop.cuda_backend._SMALL", 0)
+    found = [both(lambda: dense(150))[0]]
+    monkeypatch.setattr(_cuda, "ACROSS", 2)
+    monkeypatch.setattr(_cuda, "launcher", _cuda.launcher.__wrapped__)
+    found.append(both(lambda: dense(150))[0])
+    assert_same(*found)
 
 
 def test_both_forms_give_the_same_bits(monkeypatch):

@@ -89,8 +89,10 @@ def test_a_small_program(compiler):
     check(compiler, STEP, "float32", walks=True)
 
 
-def test_few_blocks_warn_of_nothing(compiler):
-    assert compiler.submit(registers.configure).result() == (1, 1, 1)
+def test_a_grid_warns_of_nothing(compiler):
+    """Of one block, as small programs have, and of more across than a device has places along an axis."""
+    for grid, expected in (((1, 1), (1, 1, 1)), ((2, 70_000), (2, 32_768, 3))):
+        assert compiler.submit(registers.configure, grid).result() == expected
 
 
 def test_the_document_names_every_kernel():
