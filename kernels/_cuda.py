@@ -72,7 +72,7 @@ def require():
         raise DeviceError(f"the driver has CUDA {version[0]}.{version[1]}, older than the installed compiler's "
                           f"{runtime[0]}.{runtime[1]}: update the driver, or {_EXTRAS}")
     if device.compute_capability < LEAST:
-        raise DeviceError(f"{device.name.decode()} has compute capability {device.compute_capability}, the cuda "
+        raise DeviceError(f"{device.name} has compute capability {device.compute_capability}, the cuda "
                           f"backend needs {LEAST[0]}.{LEAST[1]} at least: take backend='cpu'")
     if cuda.core.config.CUDA_PER_THREAD_DEFAULT_STREAM:
         raise DeviceError("NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM is set, with which copies do not wait for kernels: "

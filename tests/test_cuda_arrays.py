@@ -279,7 +279,7 @@ class Installed:
     def __init__(self, driver=(12, 9), capability=(9, 0), get_current_device=None, compiler=lambda: None, streams=0):
         self.driver = self.runtime = self
         self.version = driver
-        self.compute_capability, self.name = capability, b"a device"
+        self.compute_capability, self.name = capability, "a device"
         self.compiler = compiler
         self.core = SimpleNamespace(config=SimpleNamespace(CUDA_PER_THREAD_DEFAULT_STREAM=streams))
         self.get_current_device = get_current_device or (lambda: self)

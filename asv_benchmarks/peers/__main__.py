@@ -2,7 +2,7 @@
 
     python -m asv_benchmarks.peers [train] [predict] [start] [memory] [--only tiny,30-40-5@17] [--write]
     python -m asv_benchmarks.peers --quick      # a minute or two: SGD on three nets, three rounds
-    python -m asv_benchmarks.peers --device     # training on a CUDA device, and what it can do at most
+    python -m asv_benchmarks.peers --device     # training on a CUDA device, beside what it can do at most
 
 Results are checked before anything is timed. Everyone has a process of its own, which sleeps while another one is
 timed; rounds go in turns; what is printed are medians, and as the ratio to hotloop the median of the rounds' ratios.
@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 
 from .competitor import competitors, cores, on_device
-from .facts import facts
+from .facts import device, facts
 from .figures import dump, result
-from .page import memory_table, start_table
+from .page import conditions, memory_table, start_table
 from .reference import WrongResultError
-from .report import screen
+from .report import device_table, screen
 from .workloads import WORKLOADS, Task, workload
 
 PARTS = ("train", "predict", "start", "memory")
@@ -83,42 +83,62 @@ def measure(options, command):
 
     record = {"facts": facts(command, options.rounds), "absent": [], "results": []}
     if options.device:
+        _require_device()
+        record["facts"] |= device()
         record["ceilings"] = _ceilings()
+        print(_device(record), flush=True)
     for task in tasks(options):
         entered = on_device(task.goal) if options.device else competitors(
             task.goal, options.threads, task.workload in options.compiled)
         absent = {f"{one.name} (needs {', '.join(one.missing)})": None for one in entered if one.missing}
         record["absent"] = list(dict.fromkeys([*record["absent"], *absent]))
         measured = timer.measure(task, [one for one in entered if not one.missing], options.rounds)
-        record["results"].append(result(task, measured))
+        record["results"].append(result(task, measured, record.get("ceilings")))
         print(screen(record["results"][-1]), flush=True)
+        _keep(options, record)  # whatever ends the rest
     if "start" in options.parts:
         record["start"] = startup.measure(options.rounds, options.threads)
         print(start_table(record["start"]))
     if "memory" in options.parts:
         record["memory"] = memory.measure()
         print(memory_table(record["memory"]))
+    if options.device:
+        print(device_table(record["results"]))
     for name in record["absent"]:
         print(f"not installed: {name}")
     return record
 
 
-def _ceilings():
-    """What the CUDA device can do at most, if torch can say; raises SystemExit where hotloop can use none."""
+def _require_device():
+    """Raise SystemExit where hotloop can use no device."""
     from hotloop.kernels import _cuda
 
     try:
         _cuda.require()
     except _cuda.DeviceError as error:
         raise SystemExit(f"not measured: {error}") from None
+
+
+def _ceilings():
+    """What the CUDA device can do at most, if torch can say."""
     try:
         from .torch_cuda_peer import ceilings
     except ImportError:
         return {}
-    found = ceilings()
-    print(", ".join(f"{name} {value if isinstance(value, str) else format(round(value), ',')}"
-                    for name, value in found.items()) + "\n", flush=True)
-    return found
+    return ceilings()
+
+
+def _device(record):
+    """Device, driver, versions and what the device can do at most, a line each."""
+    found = {f"{name} at most" if isinstance(value, float) else name:
+             f"{value:,.0f}" if isinstance(value, float) else value for name, value in record["ceilings"].items()}
+    return conditions(record["facts"] | (found or {"peaks": "not measured, as torch is not installed"}), [])
+
+
+def _keep(options, record):
+    """Write the rounds to the file that the options name."""
+    if options.json:
+        Path(options.json).write_text(dump(record), "utf-8")
 
 
 def main():
@@ -128,14 +148,16 @@ def main():
         from .documents import write  # before the rounds: it needs matplotlib
     if options.read:
         record = json.loads(Path(options.read).read_text("utf-8"))
-        print("\n".join(map(screen, record["results"])))
+        told = [*map(screen, record["results"])]
+        if "ceilings" in record:
+            told = [_device(record), *told, device_table(record["results"])]
+        print("\n".join(told))
     else:
         try:
             record = measure(options, f"python -m asv_benchmarks.peers {shlex.join(sys.argv[1:])}".strip())
         except WrongResultError as error:
             raise SystemExit(f"wrong results, so nothing more is timed: {error}") from None
-    if options.json:
-        Path(options.json).write_text(dump(record), "utf-8")
+    _keep(options, record)
     if options.write:
         write(record)
 

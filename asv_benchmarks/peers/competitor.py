@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from .workloads import data, first_batches
 
 OWN = "hotloop"  # the name of what the others are measured by
+TF32 = "TF32"  # what names end with whose products round their factors to 10 bits
+TF32_ERROR = 5e-3  # allowed in their losses: five times what such products made of the nets here in NumPy; without TF32
+                   # the same code is held to what float32 makes
 
 
 class Steps:
@@ -82,10 +85,15 @@ class Competitor:
         return [package for package in self.packages if importlib.util.find_spec(package) is None]
 
     @property
+    def tolerance(self):
+        """The relative error that its arithmetic may make where that is more than float32's, else 0."""
+        return TF32_ERROR if self.name.endswith(TF32) else 0.0
+
+    @property
     def environment(self):
         """Variables of its process: libraries read them when they are loaded."""
-        if self.threads is None:
-            return {}
+        if self.threads is None:  # on a device others share with it, of which JAX would take three quarters at once
+            return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if "jax" in self.packages else {}
         pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
         single = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if self.threads == 1 else {}
         return pools | single
@@ -115,7 +123,7 @@ def on_device(goal):
     found = [(OWN, "hotloop_peer.OnDevice", (OWN, "numba_cuda")),
              ("hotloop in order", "hotloop_peer.OrderedOnDevice", (OWN, "numba_cuda"))]
     found += [(f"torch {name}", f"torch_cuda_peer.{make}", ("torch",)) for name, make in (
-        ("eager", "Eager"), ("graphs", "Graphs"), ("eager TF32", "EagerTF32"), ("graphs TF32", "GraphsTF32"))]
+        ("eager", "Eager"), ("graphs", "Graphs"), (f"eager {TF32}", "EagerTF32"), (f"graphs {TF32}", "GraphsTF32"))]
     found += [("JAX jit", "jax_peer.JitOnDevice", ("jax",)), ("JAX scan", "jax_peer.ScanOnDevice", ("jax",))]
     return [Competitor(name, make, None, packages) for name, make, packages in found]
 

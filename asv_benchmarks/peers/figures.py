@@ -11,14 +11,26 @@ import numpy as np
 from .competitor import OWN
 
 GOALS = {"sgd": "SGD", "adam": "Adam"}
+PEAKS = {"float32": ("flops", "float32 GFLOP/s"), "bandwidth": ("bytes", "GB/s")}  # what a step needs, a ceiling's name
 
 
-def result(task, measured):
-    """The result of a task."""
+def result(task, measured, ceilings=None):
+    """The result of a task; on a device, whose ceilings are given, with bytes and the fractions of its peaks."""
     workload = task.workload
     name = workload.name if workload.name[0].isalpha() else ""
-    return {"workload": name, "shape": workload.shape, "rows": task.rows, "goal": task.goal, "flops": task.flops,
-            **measured}
+    found = {"workload": name, "shape": workload.shape, "rows": task.rows, "goal": task.goal, "flops": task.flops,
+             **measured}
+    if ceilings is not None:
+        found["bytes"] = task.bytes
+    if ceilings:
+        found["of peak"] = {name: _of_peak(found, name, ceilings) for name in found["microseconds"]}
+    return found
+
+
+def _of_peak(result, name, ceilings):
+    """The fractions of the device's peaks that a step of this one reached; billions a second are thousands a us."""
+    return {peak: result[needs] / median(result, name) / 1e3 / ceilings[ceiling]
+            for peak, (needs, ceiling) in PEAKS.items()}
 
 
 def median(result, name):
@@ -26,10 +38,10 @@ def median(result, name):
     return float(np.median(result["microseconds"][name]))
 
 
-def ratio(result, name):
+def ratio(result, name, own=OWN):
     """How many times as long as ours it took: the median of the rounds' ratios."""
     times = result["microseconds"]
-    return float(np.median(np.divide(times[name], times[OWN])))
+    return float(np.median(np.divide(times[name], times[own])))
 
 
 def family(name):
@@ -65,6 +77,11 @@ def digits(value):
 def times(value):
     """A ratio as it is read."""
     return f"{value:.{0 if value >= 9.95 else 1 if value >= 1.95 else 2}f}x"
+
+
+def percent(fraction):
+    """A fraction as it is read."""
+    return f"{fraction:.{0 if fraction >= 0.9995 else 1 if fraction >= 0.00995 else 3}%}"
 
 
 def table(heads, rows):

@@ -1,6 +1,8 @@
 """hotloop as its users call it: epochs by `fit`, which shuffles the rows and gathers the batches, or step by step."""
 
 import hotloop as hl
+from hotloop.device_arrays import DeviceArray
+from hotloop.kernels import _cuda
 
 from .competitor import Prediction, Steps
 from .workloads import RATES, data, first_batches, weights
@@ -27,11 +29,15 @@ class Fit:
 
     def __init__(self, task, threads):
         self.task, self.trainer = task, trainer(task, threads, self.shuffle, self.backend)
-        self.X, self.y = (array.reshape(-1, *array.shape[2:]) for array in data(task))
+        self.X, self.y = (self.ready(array.reshape(-1, *array.shape[2:])) for array in data(task))
+
+    def ready(self, array):
+        """An array as `fit` is given it."""
+        return array
 
     def results(self):
         """The losses of the first steps: epochs of one batch."""
-        return [self.trainer.fit(x, y).loss[0] for x, y in first_batches(self.task)]
+        return [self.trainer.fit(self.ready(x), self.ready(y)).loss[0] for x, y in first_batches(self.task)]
 
     def run(self, count):
         """Train `count` epochs."""
@@ -48,6 +54,11 @@ class OnDevice(Fit):
     """Whole epochs on a CUDA device, where data and parameters stay."""
 
     backend = "cuda"
+
+    def ready(self, array):
+        """An array on the device, where the others' data lie too: no `fit` has to copy it there."""
+        memory = _cuda.Memory.of(array)
+        return DeviceArray(memory.address, array.shape, array.dtype, memory)
 
 
 class OrderedOnDevice(OnDevice):

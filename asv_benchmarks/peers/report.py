@@ -2,22 +2,71 @@
 
 import textwrap
 
-from .competitor import OWN
-from .figures import GOALS, best, digits, family, median, net, ratio, table, times, title
+from .competitor import OWN, TF32
+from .figures import GOALS, PEAKS, best, digits, family, median, net, percent, ratio, table, times, title
 
 TORCH = "torch eager"
+ON_DEVICE = (TORCH, "torch graphs")  # with TF32 off, and so named without threads on a device alone
+WIDE = 4096  # layers from here on take nearly all their time in products, which in torch are cuBLAS's
+CUBLAS = "cuBLAS float32"
+DEVICE = f"""
+Medians, in brackets the median ratio to hotloop of the same rounds: above 1 hotloop is faster. Everything is float32;
+{TF32}, in which products round their factors to 10 bits, is off but where it is named. "{CUBLAS}" is the faster one of
+{" and ".join(ON_DEVICE)}, for nets whose layers have {WIDE:,} columns or more.
+
+Peaks are what torch reaches on the device: in a product of 8,192 rows and columns with {TF32} off, and in a copy of a
+gibibyte. Bandwidth is told of a step that writes and reads each array once. A step may be above 100% of the one with
+{TF32}, and of the other where arrays stay in caches.
+"""
 
 
 def screen(result):
     """A task's rounds as lines for the screen."""
-    worst = max(error for error in result["errors"].values() if error is not None)
-    lines = [f"{title(result)}; all within {worst:.0e} of the float64 reference",
-             f"{'':32}{'us':>12}{'GFLOP/s':>10}{'to hotloop':>12}"]
+    errors = {name: error for name, error in result["errors"].items() if error is not None}
+    rough = [error for name, error in errors.items() if name.endswith(TF32)]
+    worst = max(error for name, error in errors.items() if not name.endswith(TF32))
+    peaks = result.get("of peak")
+    lines = [f"{title(result)}; all within {worst:.0e} of the float64 reference"
+             + (f", with {TF32} within {max(rough):.0e}" if rough else ""),
+             f"{'':32}{'us':>12}{'GFLOP/s':>10}{'to hotloop':>12}"
+             + "".join(f"{f'of {peak}':>14}" for peak in PEAKS if peaks)]
     for name in result["microseconds"]:
         middle = median(result, name)
         lines.append(f"{name:32}{digits(middle):>12}{result['flops'] / middle / 1e3:10.1f}"
-                     f"{times(ratio(result, name)):>12}")
+                     f"{times(ratio(result, name)):>12}"
+                     + "".join(f"{percent(peaks[name][peak]):>14}" for peak in PEAKS if peaks))
+    for own in (name for name in result["microseconds"] if name.startswith(OWN) and yardsticks(result)):
+        told = ", ".join(f"{times(ratio(result, name, own))} as fast as {what}"
+                         for what, name in yardsticks(result).items())
+        lines.append(f"{own} is {told}")
     return "\n".join(lines) + "\n"
+
+
+def yardsticks(result):
+    """Whom hotloop is held against on a device, by name: torch's two ways, for wide nets the faster one as cuBLAS."""
+    found = {name: name for name in ON_DEVICE if name in result["microseconds"]}
+    if found and min(map(int, result["shape"].split("-"))) >= WIDE:
+        found[CUBLAS] = min(found, key=lambda name: median(result, name))
+    return found
+
+
+def device_table(results):
+    """Training on a device, a row for each task: times, ratios to hotloop's, and which fractions of peak it reached."""
+    return table(["us a training step", OWN, "in order", *ON_DEVICE, CUBLAS, f"torch {TF32}", "JAX",
+                  *(f"of {peak}" for peak in PEAKS)], map(_on_device, results)) + DEVICE
+
+
+def _on_device(result):
+    """A task's row; what took no part is left empty, of TF32 and JAX the fastest is shown."""
+    held, found = yardsticks(result), result["microseconds"]
+    names = [f"{OWN} in order", *(held.get(what) for what in (*ON_DEVICE, CUBLAS))]
+    for kind in (lambda name: name.endswith(TF32), lambda name: name.startswith("JAX")):
+        names.append(min(filter(kind, found), key=lambda name: median(result, name), default=None))
+    cells = [f"{digits(median(result, name))} ({times(ratio(result, name))})" if name in found else ""
+             for name in names]
+    peaks = result.get("of peak", {}).get(OWN, {})
+    return [title(result), digits(median(result, OWN)), *cells,
+            *(percent(peaks[peak]) if peaks else "" for peak in PEAKS)]
 
 
 def summary(record):

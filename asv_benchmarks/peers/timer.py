@@ -127,7 +127,8 @@ def measure(task, competitors, rounds):
             entrants.append(Entrant(competitor, task))
         for entrant in entrants:  # all at once: they import and compile, and nothing is timed yet
             entrant.send("results")
-        errors = {entrant.name: check(task, entrant.name, *entrant.answer()) for entrant in entrants}
+        errors = {entrant.name: check(task, entrant.name, *entrant.answer(), competitor.tolerance)
+                  for entrant, competitor in zip(entrants, competitors, strict=True)}
         for entrant in entrants:
             entrant.ask("warm")
         times, asleep = interleave(entrants, rounds)

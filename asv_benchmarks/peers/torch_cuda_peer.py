@@ -6,6 +6,7 @@ TF32 rounds the factors of products to 10 bits, and is named where it is on.
 import torch
 
 from . import torch_peer
+from .workloads import RATES
 
 
 class Eager(torch_peer.Eager):
@@ -39,10 +40,8 @@ class Graphs(Eager):
 
     def __init__(self, task, threads):
         super().__init__(task, threads)
-        parameters = self.net.parameters()
-        kind = torch.optim.SGD if task.goal == "sgd" else torch.optim.Adam
-        self.optimizer = kind(parameters, lr=self.optimizer.param_groups[0]["lr"], capturable=task.goal != "sgd",
-                              **({} if task.goal == "sgd" else {"fused": True}))
+        if task.goal == "adam":  # SGD can be captured as it is
+            self.optimizer = torch.optim.Adam(self.net.parameters(), lr=RATES["adam"], fused=True, capturable=True)
         self.graph, self.eager = None, super().step
 
     def step(self, x, y):
@@ -83,9 +82,17 @@ class GraphsTF32(Graphs):
 
 
 def ceilings():
-    """What the device can do, measured by torch: its name, float32 and TF32 GFLOP/s of a product, GB/s of a copy."""
-    found = {"device": torch.cuda.get_device_name(), "CUDA of torch": torch.version.cuda}
-    size = 8192
+    """What the device can do, measured by torch: float32 and TF32 GFLOP/s of a product, GB/s of a copy."""
+    if not torch.cuda.is_available():
+        raise SystemExit("torch finds no CUDA device: install a build of it for the driver's CUDA, or uninstall it")
+    found = {"CUDA of torch": torch.version.cuda, **_peaks()}
+    torch.cuda.empty_cache()  # those that are timed need the room
+    return found
+
+
+def _peaks():
+    """GFLOP/s of products of 8192 rows and columns, GB/s of a copy of a gibibyte."""
+    found, size = {}, 8192
     a, b = torch.randn(2, size, size, device="cuda")
     for name, allowed in (("float32 GFLOP/s", False), ("TF32 GFLOP/s", True)):
         torch.backends.cuda.matmul.allow_tf32 = allowed

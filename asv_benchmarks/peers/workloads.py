@@ -78,6 +78,19 @@ class Task:
         forward = [2 * self.rows * inputs * outputs for inputs, outputs in self.workload.layers]
         return sum(forward) if self.goal == "predict" else 3 * sum(forward) - forward[0]
 
+    @property
+    def bytes(self):
+        """Bytes that a training step moves to and from memory if each array is written once and read once.
+
+        These are features and targets, which are only read; parameters, their gradients, and with Adam two moments; and
+        what each layer puts out. Who keeps some of it in caches or registers moves less.
+        """
+        widths, parameters = self.workload.widths, sum(inputs * outputs + outputs for inputs, outputs
+                                                       in self.workload.layers)
+        arrays = 4 if self.goal == "adam" else 2  # as large as the parameters
+        numbers = self.rows * (widths[0] + 2 * sum(widths[1:])) + 2 * arrays * parameters
+        return 4 * numbers + self.rows * (4 * widths[-1] if self.workload.regression else 8)
+
     def __str__(self):
         """What it is, in words."""
         work = f"{self.workload.name} {self.workload.shape}" if self.workload.name[0].isalpha() else self.workload.shape
