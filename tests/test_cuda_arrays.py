@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import hotloop as hl
-from hotloop import device_arrays
+from hotloop import cuda_backend, device_arrays
 from hotloop.device_arrays import DeviceArray
+from hotloop.epochs import Epochs
 from hotloop.kernels import _cuda
 
-ROWS = 40
+ROWS = 24
 
 
 class There:
@@ -32,9 +33,9 @@ def data():
     return generator.standard_normal((ROWS, 5)).astype(np.float32), generator.integers(0, 3, ROWS)
 
 
-def trainer(backend="cuda", **options):
-    net = hl.Sequential(hl.Dense(5, 35), hl.ReLU(), hl.Dense(35, 3), seed=1)
-    return hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(lr=0.1), 16, backend=backend, **options)
+def trainer(backend="cuda", batch=16, **options):
+    net = hl.Sequential(hl.Dense(5, 4), hl.ReLU(), hl.Dense(4, 3), seed=1)
+    return hl.Trainer(net, hl.CrossEntropyLoss(), hl.SGD(lr=0.1), batch, backend=backend, **options)
 
 
 def test_arrays_on_the_device_are_read_there(data):
@@ -46,8 +47,8 @@ def test_arrays_on_the_device_are_read_there(data):
     assert one.evaluate(x, y) == other.evaluate(There(x), There(y))
     assert one.step(x, y) == other.step(There(x), y)
     weights = np.linspace(0.5, 2, ROWS).astype(np.float32)
-    assert (one.fit(x, y, epochs=2, sample_weight=weights).loss
-            == other.fit(There(x), There(y), epochs=2, sample_weight=There(weights)).loss)
+    assert (one.fit(x, y, sample_weight=weights).loss
+            == other.fit(There(x), There(y), sample_weight=There(weights)).loss)
     found = other.predict(There(x))
     assert isinstance(found, DeviceArray) and found.shape == (ROWS, 3)
     np.testing.assert_array_equal(np.asarray(found), one.predict(x))
@@ -119,7 +120,7 @@ def test_what_does_not_fit_is_refused(data):
     one = trainer()
     for array, error, message in (
             (x.astype(np.float64), TypeError, "lies on the device in float64, but the trainer computes in float32"),
-            (x[:, :4], ValueError, r"X must have shape \(rows, 5\), got \(40, 4\)"),
+            (x[:, :4], ValueError, r"X must have shape \(rows, 5\), got \(24, 4\)"),
             (np.where(np.arange(5) == 3, np.nan, x).astype(np.float32), ValueError, "X holds nan in row 0, column 3")):
         with pytest.raises(error, match=message):
             one.fit(There(array), y)
@@ -161,20 +162,22 @@ def test_data_are_held_during_a_fit(data, monkeypatch):
     assert one.evaluate(x, y)["loss"] != before
 
 
-@pytest.mark.parametrize("room", [1000, 3000])
-def test_data_larger_than_the_device_go_there_in_pieces(room, data, monkeypatch):
-    """Of one batch or several, with weights and a schedule: the same bits as data that are held there."""
+def test_data_larger_than_the_device_go_there_in_pieces(data, monkeypatch):
+    """Of one batch or two, with weights and a schedule: the same bits as data that are held there."""
+    monkeypatch.setattr(Epochs, "_chunk", lambda self: 1000)
     x, y = data
+    started, start = [], cuda_backend._Bound.start
+    monkeypatch.setattr(cuda_backend._Bound, "start", lambda self, *given: started.append(given) or start(self, *given))
     weights = np.linspace(0.5, 2, ROWS).astype(np.float32)
     found = []
-    for free in (2**40, room):
+    for free, pieces in ((2**40, 1), (1000, 12), (1500, 6)):
         monkeypatch.setattr(_cuda, "free", lambda free=free: free)
-        one = trainer(schedule=hl.StepLR(1, gamma=0.5))
-        loss = one.fit(x, y, epochs=3, sample_weight=weights).loss
-        found.append((loss, one.evaluate(x, y), one.predict(x).tobytes(), one.net.state_dict()))
-    assert found[0][:3] == found[1][:3]
-    for name, value in found[0][3].items():
-        assert value.tobytes() == found[1][3][name].tobytes()
+        one, before = trainer(batch=4, schedule=hl.StepLR(1, gamma=0.5)), len(started)
+        loss = one.fit(x, y, epochs=2, sample_weight=weights).loss
+        assert len(started) - before == pieces
+        found.append((loss, one.evaluate(x, y), one.predict(x).tobytes(), {
+            name: value.tobytes() for name, value in one.net.state_dict().items()}))
+    assert found[0] == found[1] == found[2]
 
 
 def test_memory_for_pieces_is_kept_during_a_fit(data, monkeypatch):
@@ -183,14 +186,14 @@ def test_memory_for_pieces_is_kept_during_a_fit(data, monkeypatch):
     monkeypatch.setattr("hotloop.epochs._CHUNK_SECONDS", 0)
     made, pinned = [], _cuda.pinned
     monkeypatch.setattr(_cuda, "pinned", lambda *of: made.append(of) or pinned(*of))
-    trainer().fit(x, y, epochs=3)
+    trainer().fit(x, y, epochs=2)
     assert len(made) == 4  # of X and y, two pieces
 
 
 def test_data_partly_on_the_device_are_all_there_or_none(data, monkeypatch):
     x, y = data
     monkeypatch.setattr(_cuda, "free", lambda: 10)
-    with pytest.raises(MemoryError, match="x of the data lie on the device, whose 10 free bytes are too few for 320"):
+    with pytest.raises(MemoryError, match="x of the data lie on the device, whose 10 free bytes are too few for 192"):
         trainer().fit(There(x), y)
 
 
