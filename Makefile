@@ -26,7 +26,7 @@ test: .venv/.test
 test-oldest:
 	$(PYTHON) -m venv --clear build/oldest
 	sed -n 's/^dependencies = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr ',' '\n' | sed 's/>=/==/' > build/oldest/versions
-	build/oldest/bin/pip install -qq --disable-pip-version-check -c build/oldest/versions -e '.[test]'
+	build/oldest/bin/pip install -qq --no-compile --disable-pip-version-check -c build/oldest/versions -e '.[test]'
 	build/oldest/bin/python $(PYTEST) --ignore=tests/test_cuda_ptx.py
 	build/oldest/bin/python $(PYTEST) tests/test_cuda_ptx.py
 
@@ -48,7 +48,7 @@ peers-gpu: build/gpu/.cuda$(CUDA)
 
 build/gpu/.cuda%: pyproject.toml
 	$(PYTHON) -m venv build/gpu
-	$(GPU)/pip install -qq --disable-pip-version-check -e '.[checks,cuda$*]'
+	$(GPU)/pip install -qq --no-compile --disable-pip-version-check -e '.[checks,cuda$*]'
 	touch $@
 
 bench: .venv/.bench
@@ -56,7 +56,7 @@ bench: .venv/.bench
 
 # TORCH=1 installs PyPI's torch first, on Linux with gigabytes of CUDA; one that is there already takes part without it.
 peers: .venv/.peers
-	$(if $(TORCH),$(BIN)/pip install -qq --disable-pip-version-check torch==2.13.0)
+	$(if $(TORCH),$(BIN)/pip install -qq --no-compile --disable-pip-version-check torch==2.13.0)
 	$(BIN)/python -m asv_benchmarks.peers --write
 
 lint: .venv/.lint
@@ -65,9 +65,10 @@ lint: .venv/.lint
 	ln -s $(CURDIR)/engine/*.py build/typed/hotloop && ln -s $(CURDIR)/kernels build/typed/hotloop
 	$(BIN)/mypy
 
-# One environment; a stamp for each extra of pyproject.toml that was installed into it.
+# One environment; a stamp for each extra of pyproject.toml that was installed into it. Python compiles what it imports:
+# half of the time that pip takes is for byte code that nobody reads.
 .venv/.%: pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install -qq --disable-pip-version-check -e '.[$*]'
+	$(BIN)/pip install -qq --no-compile --disable-pip-version-check -e '.[$*]'
 	touch $@
 
 $(BIN)/pip:
