@@ -227,6 +227,8 @@ class _Bound:
                 most = max(most, rectangles[0][0])
             elif kind == _cuda.UNITS_PHASE:
                 most = max(most, sum(map(prod, rectangles)))
+        if hosts != self.steps[-1:]:  # what ends a step reads what blocks of the next one overwrite: all meet before
+            phases.append((_cuda.UNITS_PHASE, 0, 0))
         self.blocks = _cuda.walkers(self.walk, self.near, most)
         self.phases = _cuda.Memory.of(np.array(phases, np.int64))
         self.phase_count = len(phases)

@@ -232,7 +232,7 @@ def _walk(run):
 
     A block has a context of its own. In a phase of rows it takes PANEL_ROWS of them at a time through all instructions;
     in one of units it takes every `blocks`-th rectangle of each; other phases every block runs for itself. All blocks
-    meet after the first two, and after a step. `flaw` is a cell that becomes 1 where an update was not finite.
+    meet after the first two. `flaw` is a cell that becomes 1 where an update was not finite.
     """
 
     def walk(phases, count, width, contexts, blocks, flaw, steps):
@@ -266,7 +266,7 @@ def _walk(run):
                         first, column = down + unit // across * head[HEIGHT], unit % across * head[SPAN]
                         bad |= run(row, own, first, min(head[HEIGHT], rows - first), column,
                                    min(head[SPAN], head[COLUMNS] - column))
-            if kind != EACH or number % count == count - 1:  # whose results others read, or the next step overwrites
+            if kind != EACH:
                 if bad:
                     ints(flaw, 1)[0] = 1
                 meet()

@@ -235,7 +235,7 @@ MUTANTS = [  # file, what stands there once, what to put in its place, tests
     (CLIPPING, "select(value < -limit, -limit, value)", "select(value < -limit, limit, value)", CUDA_NETS),
     (CUDA, "barrier()  # an instruction may be what stops the run", "pass", CUDA_NETS),
     (CUDA, "                meet()\n", "", CUDA_NETS),
-    (CUDA, "if kind != EACH or number % count == count - 1:", "if kind != EACH:", CUDA_NETS),
+    (ON_DEVICE, "if hosts != self.steps[-1:]:", "if False:", CUDA_NETS),
     (STEPS, "cells[BEFORE] += cells[AHEAD]", "pass", CUDA_NETS),
     (STEPS, "cells[UPDATE] = cells[FIRST_UPDATE] + place", "cells[UPDATE] = cells[FIRST_UPDATE]", CUDA_NETS),
     (ON_DEVICE, "0 if chain is None else self._row(chain)", "0", CUDA_NETS),
